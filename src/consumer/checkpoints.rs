@@ -1,0 +1,209 @@
+//! Checkpoints: the last record each named consumer has processed, in one file.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{self, CheckpointEntry, FormatError, LogId};
+use crate::limits;
+use crate::lsn::Lsn;
+
+/// The stored checkpoints; in memory only, for a bus without a directory.
+pub(crate) struct Checkpoints {
+    file: Option<File>,
+    stored: Mutex<BTreeMap<String, Lsn>>,
+    /// Names found in a file of another log or another generation of this one. It is kept aside, so
+    /// that those consumers are refused until somebody says where they start.
+    foreign: BTreeMap<String, Error>,
+}
+
+struct File {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    log_id: LogId,
+    generation: u64,
+}
+
+const NAME: &str = "checkpoints";
+const FOREIGN_NAME: &str = "checkpoints.foreign";
+const TEMPORARY_NAME: &str = "checkpoints.tmp";
+
+impl Checkpoints {
+    pub(crate) fn in_memory() -> Checkpoints {
+        Checkpoints {
+            file: None,
+            stored: Mutex::default(),
+            foreign: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        (log_id, generation): (LogId, u64),
+    ) -> Result<Checkpoints> {
+        let file = File {
+            disk,
+            dir,
+            log_id,
+            generation,
+        };
+        let mut stored = BTreeMap::new();
+        if let Some(found) = file.read(NAME)? {
+            if (found.log_id, found.generation) == (log_id, generation) {
+                stored.extend(found.entries.into_iter().map(|e| (e.name, Lsn::new(e.lsn))));
+            } else {
+                file.set_aside()?;
+            }
+        }
+        let mut foreign = BTreeMap::new();
+        if let Some(found) = file.read(FOREIGN_NAME)? {
+            let what = format!(
+                "the checkpoint is of log {} generation {}, this is {log_id} generation {generation}",
+                found.log_id, found.generation
+            );
+            let error = Error::new(ErrorKind::ForeignCheckpoint, what)
+                .at_path(&file.dir.join(FOREIGN_NAME))
+                .advise("subscribe with `start_at` to say where it starts in this log");
+            foreign.extend(found.entries.into_iter().map(|e| (e.name, error.clone())));
+        }
+        Ok(Checkpoints {
+            file: Some(file),
+            stored: Mutex::new(stored),
+            foreign,
+        })
+    }
+
+    /// The stored checkpoint; an error if it is one of another log, or lies beyond the end.
+    pub(crate) fn get(&self, name: &str, last: Lsn) -> Result<Option<Lsn>> {
+        match self.stored.lock().get(name).copied() {
+            Some(lsn) if lsn > last => {
+                let what = format!("the checkpoint of {name:?} lies beyond the log's end, {last}");
+                Err(Error::new(ErrorKind::BeyondEnd, what)
+                    .at_lsns(lsn, lsn)
+                    .advise("subscribe with `start_at` to say where it starts"))
+            }
+            Some(lsn) => Ok(Some(lsn)),
+            None => self.foreign.get(name).cloned().map_or(Ok(None), Err),
+        }
+    }
+
+    /// The lowest checkpoint: what retention must not pass.
+    pub(crate) fn lowest(&self) -> Option<Lsn> {
+        self.stored.lock().values().min().copied()
+    }
+
+    /// Stores new values durably; does nothing if none of them changed.
+    pub(crate) fn store(&self, values: impl IntoIterator<Item = (String, Lsn)>) -> Result<()> {
+        self.change(|stored| {
+            let mut changed = false;
+            for (name, lsn) in values {
+                changed |= stored.insert(name, lsn) != Some(lsn);
+            }
+            changed
+        })
+    }
+
+    /// Forgets a consumer. Returns whether there was a checkpoint.
+    pub(crate) fn forget(&self, name: &str) -> Result<bool> {
+        let mut had = false;
+        self.change(|stored| {
+            had = stored.remove(name).is_some();
+            had
+        })?;
+        Ok(had)
+    }
+
+    /// Written to a temporary file, synced, renamed, the directory synced. What is in memory changes
+    /// only when that worked: a barrier never runs ahead of the disk.
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Lsn>) -> bool) -> Result<()> {
+        let mut stored = self.stored.lock();
+        let mut next = stored.clone();
+        if !change(&mut next) {
+            return Ok(());
+        }
+        if let Some(file) = &self.file {
+            file.replace(&next)?;
+        }
+        *stored = next;
+        Ok(())
+    }
+}
+
+impl File {
+    fn read(&self, name: &str) -> Result<Option<format::Checkpoints>> {
+        let path = self.dir.join(name);
+        let failed = |e| Error::io("cannot read the checkpoints", &path, e);
+        let mode = OpenMode {
+            write: false,
+            create: false,
+            direct: false,
+        };
+        let file = match self.disk.open(&path, mode) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        let damaged = |what: &str| Error::new(ErrorKind::Corrupt, what).at_path(&path);
+        let len = file.len().map_err(failed)?;
+        if len > limits::CHECKPOINT_FILE_BYTES_MAX {
+            return Err(damaged("the checkpoint file is too large"));
+        }
+        let mut bytes = vec![0; len as usize];
+        let read = file.read_at(&mut bytes, 0).map_err(failed)?;
+        let decoded = format::Checkpoints::decode(bytes.get(..read).unwrap_or(&[]));
+        decoded.map(Some).map_err(|error| match error {
+            FormatError::Version(_) | FormatError::RequiredFeatures(_) => Error::new(
+                ErrorKind::Unsupported,
+                "this build cannot read the checkpoints",
+            )
+            .at_path(&path)
+            .because(error),
+            other => damaged("the checkpoint file is damaged").because(other),
+        })
+    }
+
+    fn set_aside(&self) -> Result<()> {
+        let path = self.dir.join(NAME);
+        let failed = |e| Error::io("cannot set foreign checkpoints aside", &path, e);
+        self.disk
+            .rename(&path, &self.dir.join(FOREIGN_NAME))
+            .map_err(failed)?;
+        self.disk.sync_dir(&self.dir).map_err(failed)
+    }
+
+    fn replace(&self, values: &BTreeMap<String, Lsn>) -> Result<()> {
+        let path = self.dir.join(NAME);
+        let temporary = self.dir.join(TEMPORARY_NAME);
+        let failed = |e| Error::io("cannot store the checkpoints", &path, e);
+        let entry = |(name, lsn): (&String, &Lsn)| CheckpointEntry {
+            name: name.clone(),
+            lsn: lsn.get(),
+        };
+        let content = format::Checkpoints {
+            log_id: self.log_id,
+            generation: self.generation,
+            entries: values.iter().map(entry).collect(),
+        };
+        let mode = OpenMode {
+            write: true,
+            create: true,
+            direct: false,
+        };
+        let file = match self.disk.open(&temporary, mode) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.disk.remove(&temporary).map_err(failed)?;
+                self.disk.open(&temporary, mode).map_err(failed)?
+            }
+            opened => opened.map_err(failed)?,
+        };
+        file.write_at(&content.encode(), 0).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        self.disk.rename(&temporary, &path).map_err(failed)?;
+        self.disk.sync_dir(&self.dir).map_err(failed)
+    }
+}

@@ -1,0 +1,600 @@
+//! The consumer as a state machine: `poll` does one step and never blocks.
+//!
+//! The same machine drives callback threads, the blocking iterator and tests. One step is: read
+//! `committed`; obey control; follow the tier; bring bytes; look at control again; deliver; advance;
+//! tell signals that are due; publish progress.
+
+use std::any::Any;
+use std::cell::{Cell, OnceCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::batch::{Batch, Lender};
+use super::filter::Filter;
+use super::options::{Ack, LossCause, OnPositionLost, Retry, Signal};
+use super::plane::Plane;
+use super::state::{Activity, State};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::lsn::Lsn;
+use crate::policy::Phase;
+use crate::ring::Seen;
+use crate::source::{Brought, Cursor, Held, PageLimits, RunIter, Scan, Want, scan};
+use crate::sync::nanos;
+
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+thread_local! {
+    /// The consumer whose callback this thread is in.
+    static IN_CALLBACK: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Whether this thread is in a callback of the consumer: then waiting for it would never end.
+pub(crate) fn in_callback_of(state: &State) -> bool {
+    IN_CALLBACK.get() == state.id
+}
+
+/// Where deliveries and signals go.
+pub(crate) trait Subscriber {
+    fn deliver(&mut self, batch: &Batch<'_>) -> Result<Ack, Failure>;
+    fn signal(&mut self, _signal: &Signal) {}
+    /// Takes a record that could not be delivered. False: park instead.
+    fn dead_letter(&mut self, _batch: &Batch<'_>, _why: &Failure) -> bool {
+        false
+    }
+    fn takes_dead_letters(&self) -> bool {
+        false
+    }
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Progress {
+    /// Something was delivered or passed over: poll again.
+    Moved,
+    /// Everything committed, as seen then, is processed.
+    CaughtUp(Seen),
+    /// Nothing can be done before this clock value.
+    NotBefore(u64),
+    /// Paused, parked or shed: until somebody orders or decides otherwise.
+    Waiting,
+    Stopped,
+}
+
+pub(crate) struct Consumer {
+    plane: Arc<Plane>,
+    state: Arc<State>,
+    cursor: Cursor,
+    held: Held,
+    filter: Filter,
+    limits: PageLimits,
+    retry: Retry,
+    on_loss: OnPositionLost,
+    phase: Phase,
+    tier_epoch: u32,
+    control_epoch: u32,
+    /// Deliveries of the batch at the cursor that failed.
+    attempts: u32,
+    /// After a failure records come one by one up to this one, so that one bad record does not
+    /// hold up, or take along, its neighbours.
+    singly_through: Lsn,
+    read_failures: u32,
+    not_before: u64,
+    /// The tier epoch in which `CaughtUp` was told, or found to be told already.
+    caught_up_in: Option<u32>,
+    /// For jitter.
+    dice: u64,
+}
+
+pub(crate) struct ConsumerOptions {
+    pub(crate) filter: Filter,
+    pub(crate) limits: PageLimits,
+    pub(crate) retry: Retry,
+    pub(crate) on_loss: OnPositionLost,
+}
+
+impl Consumer {
+    pub(crate) fn new(
+        plane: Arc<Plane>,
+        state: Arc<State>,
+        cursor: Cursor,
+        options: ConsumerOptions,
+    ) -> Consumer {
+        let phase = state.tiering.lock().phase;
+        let ConsumerOptions {
+            filter,
+            limits,
+            retry,
+            on_loss,
+        } = options;
+        Consumer {
+            dice: state.id,
+            plane,
+            state,
+            cursor,
+            held: Held::None,
+            filter,
+            limits,
+            retry,
+            on_loss,
+            phase,
+            tier_epoch: 0,
+            control_epoch: 0,
+            attempts: 0,
+            singly_through: Lsn::ZERO,
+            read_failures: 0,
+            not_before: 0,
+            caught_up_in: None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    pub(crate) fn plane(&self) -> &Arc<Plane> {
+        &self.plane
+    }
+
+    /// One step.
+    pub(crate) fn poll(&mut self, subscriber: &mut dyn Subscriber) -> Progress {
+        let epoch = self.state.control_epoch();
+        if epoch != self.control_epoch || self.state.activity() != Activity::Running {
+            self.control_epoch = epoch;
+            if let Some(progress) = self.obey() {
+                self.tell_signals(subscriber);
+                return progress;
+            }
+        }
+        self.follow_tier();
+        self.tell_signals(subscriber);
+        if self.phase == Phase::Shed {
+            return Progress::Waiting;
+        }
+        match self.page(subscriber) {
+            Ok(progress) => progress,
+            Err(error) => self.read_failed(error, subscriber),
+        }
+    }
+
+    // ---- control ---------------------------------------------------------------------------
+
+    /// Does what was ordered. `Some` if there is nothing else to do now.
+    fn obey(&mut self) -> Option<Progress> {
+        let state = Arc::clone(&self.state);
+        let (paused, stop, parked) = state.control(|control| {
+            if let Some((cursor, epoch)) = control.seek.take() {
+                self.cursor = cursor;
+                self.held = Held::None;
+                control.retry = true;
+                state.apply_seek(&cursor, epoch);
+            }
+            if std::mem::take(&mut control.retry) {
+                control.parked = None;
+                (self.attempts, self.read_failures, self.not_before) = (0, 0, 0);
+                state.retries.store(0, Ordering::Relaxed);
+            }
+            (control.paused, control.stop, control.parked.is_some())
+        });
+        if stop {
+            return Some(Progress::Stopped);
+        }
+        let (activity, progress) = if paused {
+            (Activity::Paused, Progress::Waiting)
+        } else if parked {
+            (Activity::Parked, Progress::Waiting)
+        } else if self.plane.log.clock.now() < self.not_before {
+            (Activity::Retrying, Progress::NotBefore(self.not_before))
+        } else {
+            self.state.set_activity(Activity::Running);
+            return None;
+        };
+        self.state.set_activity(activity);
+        self.held = Held::None;
+        Some(progress)
+    }
+
+    /// Whether somebody ordered or decided something since this step began.
+    fn is_interrupted(&self) -> bool {
+        self.state.control_epoch() != self.control_epoch
+            || self.state.tier_epoch.load(Ordering::Acquire) != self.tier_epoch
+    }
+
+    /// Takes over a transition: what was held goes, the cursor stays.
+    fn follow_tier(&mut self) {
+        let epoch = self.state.tier_epoch.load(Ordering::Acquire);
+        if epoch != self.tier_epoch {
+            self.tier_epoch = epoch;
+            self.phase = self.state.tiering.lock().phase;
+            self.held = Held::None;
+        }
+    }
+
+    fn tell_signals(&mut self, subscriber: &mut dyn Subscriber) {
+        loop {
+            let Some(signal) = self.state.signals.lock().pop_front() else {
+                return;
+            };
+            self.tell(&signal, subscriber);
+        }
+    }
+
+    fn tell(&mut self, signal: &Signal, subscriber: &mut dyn Subscriber) {
+        IN_CALLBACK.set(self.state.id);
+        let outcome = catch_unwind(AssertUnwindSafe(|| subscriber.signal(signal)));
+        IN_CALLBACK.set(0);
+        if let Err(panic) = outcome {
+            self.state.failures.fetch_add(1, Ordering::Relaxed);
+            let (consumer, panic) = (&*self.state.name, panic_text(&*panic));
+            tracing::warn!(consumer, ?signal, panic, "a signal hook panicked");
+        }
+    }
+
+    // ---- a page ----------------------------------------------------------------------------
+
+    fn want(&self) -> Want {
+        match self.phase {
+            Phase::Hot => Want::Hot,
+            Phase::CatchUp => Want::CatchUp,
+            Phase::Shed | Phase::Replaying => Want::Cold,
+        }
+    }
+
+    fn page(&mut self, subscriber: &mut dyn Subscriber) -> Result<Progress> {
+        let seen = self.plane.log.ring.committed.load();
+        let begun = (self.phase != Phase::Hot).then(|| self.plane.log.clock.now());
+        let scan = match self.scan_at_cursor(seen)? {
+            Ok(scan) => scan,
+            Err(brought) => return Ok(self.without_bytes(brought, seen, subscriber)),
+        };
+        self.read_failures = 0;
+        self.held.passed(scan.to.block);
+        self.count(&scan, begun);
+        if scan.matched == 0 {
+            self.cursor = scan.to;
+            self.advanced(seen, subscriber);
+            return Ok(Progress::Moved);
+        }
+        if self.is_interrupted() {
+            return Ok(Progress::Moved);
+        }
+        let outcome = self.deliver(&scan, subscriber);
+        Ok(self.settle(&scan, outcome, seen, subscriber))
+    }
+
+    /// The next run, or why there is none.
+    fn scan_at_cursor(&mut self, seen: Seen) -> Result<Result<Scan, Brought>> {
+        let plane = Arc::clone(&self.plane);
+        let geometry = &plane.log.geometry;
+        let singly = self.cursor.next_lsn <= self.singly_through;
+        let limits = if singly {
+            PageLimits {
+                records: 1,
+                ..self.limits
+            }
+        } else {
+            self.limits
+        };
+        let mut more = false;
+        loop {
+            let want = self.want();
+            let brought = self
+                .held
+                .bring(plane.supply(), want, &mut self.cursor, seen, more)?;
+            if brought != Brought::Ready {
+                return Ok(Err(brought));
+            }
+            let window = self.held.window(geometry);
+            let held = &self.held;
+            let check = |position, block: &[u8]| held.verify(position, block);
+            let scan = scan(window, self.cursor, &self.filter, limits, check)?;
+            if scan.to != self.cursor {
+                return Ok(Ok(scan));
+            }
+            // The window holds the next block in part; asking for more fails if there is none.
+            if more && !held.is_replay() {
+                return Err(Error::new(
+                    ErrorKind::Gap,
+                    "a block ends behind the committed position",
+                ));
+            }
+            more = true;
+        }
+    }
+
+    fn count(&mut self, scan: &Scan, begun: Option<u64>) {
+        self.state.walked.fetch_add(scan.walked, Ordering::Relaxed);
+        if !self.held.is_replay() {
+            return;
+        }
+        let tier = self.phase.tier() as usize;
+        self.state.replayed[tier].fetch_add(scan.block_bytes, Ordering::Relaxed);
+        if let Some(begun) = begun {
+            let took = self.plane.log.clock.now().saturating_sub(begun);
+            self.state
+                .metrics
+                .page_seconds
+                .record(Duration::from_nanos(took));
+        }
+    }
+
+    fn deliver(&mut self, scan: &Scan, subscriber: &mut dyn Subscriber) -> Result<Ack, Failure> {
+        let clock = &self.plane.log.clock;
+        self.with_batch(scan, |state, batch, time_nanos| {
+            let begun = clock.now();
+            let waited = clock.wall().saturating_sub(time_nanos);
+            state
+                .metrics
+                .delivery_seconds
+                .record(Duration::from_nanos(waited));
+            state.last_time_nanos.store(time_nanos, Ordering::Relaxed);
+            state.in_callback.store(true, Ordering::Relaxed);
+            IN_CALLBACK.set(state.id);
+            let outcome = catch_unwind(AssertUnwindSafe(|| subscriber.deliver(batch)));
+            IN_CALLBACK.set(0);
+            state.in_callback.store(false, Ordering::Relaxed);
+            let took = clock.now().saturating_sub(begun);
+            state
+                .metrics
+                .callback_seconds
+                .record(Duration::from_nanos(took));
+            outcome.unwrap_or_else(|panic| Err(panic_text(&*panic).into()))
+        })
+    }
+
+    /// The scanned run as a batch, with the time of its first block.
+    fn with_batch<T>(&self, scan: &Scan, then: impl FnOnce(&State, &Batch<'_>, u64) -> T) -> T {
+        let window = self.held.window(&self.plane.log.geometry);
+        let run = RunIter::new(window, scan);
+        let time_nanos = run.time_nanos();
+        let lsns = (scan.from.next_lsn, scan.to.next_lsn.previous());
+        let lender = Lender {
+            account: &self.state.account,
+            slab: self.held.slab(),
+            pin: OnceCell::new(),
+        };
+        let tier = self.phase.tier();
+        let batch = Batch::new((run, scan.matched), lsns, tier, &self.filter, lender);
+        then(&self.state, &batch, time_nanos)
+    }
+
+    // ---- after a callback ------------------------------------------------------------------
+
+    fn settle(
+        &mut self,
+        scan: &Scan,
+        outcome: Result<Ack, Failure>,
+        seen: Seen,
+        subscriber: &mut dyn Subscriber,
+    ) -> Progress {
+        let last = scan.to.next_lsn.previous();
+        match outcome {
+            Ok(Ack::Through(lsn)) if lsn < last => {
+                if lsn < scan.from.next_lsn {
+                    let delay = self.next_delay();
+                    return self.back_off(delay);
+                }
+                let done = lsn.get() + 1 - scan.from.next_lsn.get();
+                self.processed(Cursor::seeking(scan.from.block, lsn.next()), done);
+                self.advanced(seen, subscriber);
+            }
+            Ok(Ack::RetryAfter(delay)) => return self.back_off(nanos(delay)),
+            Ok(Ack::All | Ack::Through(_)) => {
+                self.processed(scan.to, scan.matched as u64);
+                self.advanced(seen, subscriber);
+            }
+            Err(failure) => return self.failed(scan, failure, seen, subscriber),
+        }
+        Progress::Moved
+    }
+
+    /// The cursor moves over records that the subscriber is done with.
+    fn processed(&mut self, to: Cursor, records: u64) {
+        self.cursor = to;
+        self.state.delivered[self.phase.tier() as usize].fetch_add(records, Ordering::Relaxed);
+        if self.attempts > 0 {
+            self.attempts = 0;
+            self.state.retries.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells what is due, then publishes the cursor.
+    fn advanced(&mut self, seen: Seen, subscriber: &mut dyn Subscriber) {
+        if self.cursor.block >= seen.position() {
+            self.note_caught_up(subscriber);
+        }
+        // If a seek came meanwhile, others see its target until it is applied.
+        self.state.publish(&self.cursor);
+    }
+
+    fn note_caught_up(&mut self, subscriber: &mut dyn Subscriber) {
+        if self.caught_up_in == Some(self.tier_epoch) {
+            return;
+        }
+        self.caught_up_in = Some(self.tier_epoch);
+        let newly = !std::mem::replace(&mut self.state.tiering.lock().caught_up, true);
+        if newly {
+            // Transitions decided before come first, so that signals alternate.
+            self.tell_signals(subscriber);
+            let lsn = self.cursor.next_lsn.previous();
+            self.tell(&Signal::CaughtUp { lsn }, subscriber);
+        }
+    }
+
+    fn next_delay(&mut self) -> u64 {
+        let min = nanos(self.retry.min).max(1_000);
+        let doubled = min.saturating_mul(1 << self.attempts.min(30));
+        self.attempts = self.attempts.saturating_add(1);
+        self.state.retries.store(self.attempts, Ordering::Relaxed);
+        // Half to all of it: enough that consumers that failed together do not retry together.
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        let delay = doubled.min(nanos(self.retry.max)).max(2);
+        delay / 2 + self.dice % (delay / 2 + 1)
+    }
+
+    fn back_off(&mut self, delay_nanos: u64) -> Progress {
+        self.not_before = self.plane.log.clock.now().saturating_add(delay_nanos);
+        self.state.set_activity(Activity::Retrying);
+        self.held = Held::None;
+        Progress::NotBefore(self.not_before)
+    }
+
+    fn failed(
+        &mut self,
+        scan: &Scan,
+        failure: Failure,
+        seen: Seen,
+        subscriber: &mut dyn Subscriber,
+    ) -> Progress {
+        self.state.failures.fetch_add(1, Ordering::Relaxed);
+        let (consumer, lsn) = (&*self.state.name, scan.from.next_lsn);
+        tracing::warn!(consumer, %lsn, error = %failure, "a callback failed");
+        let exhausted = self
+            .retry
+            .attempts
+            .is_some_and(|max| self.attempts + 1 >= max);
+        self.singly_through = self.singly_through.max(scan.to.next_lsn.previous());
+        if !exhausted {
+            let delay = self.next_delay();
+            return self.back_off(delay);
+        }
+        if scan.matched > 1 {
+            // Only what fails by itself is given up.
+            self.attempts = 0;
+            return Progress::Moved;
+        }
+        if subscriber.takes_dead_letters() {
+            let taken = self.with_batch(scan, |state, batch, _| {
+                IN_CALLBACK.set(state.id);
+                let taken = AssertUnwindSafe(|| subscriber.dead_letter(batch, &failure));
+                let taken = catch_unwind(taken).unwrap_or(false);
+                IN_CALLBACK.set(0);
+                taken
+            });
+            if taken {
+                self.processed(scan.to, 0);
+                self.advanced(seen, subscriber);
+                return Progress::Moved;
+            }
+        }
+        let error = Error::new(ErrorKind::Parked, "the callback kept failing")
+            .at_lsns(lsn, scan.to.next_lsn.previous())
+            .because(failure)
+            .advise("`resume` tries again, `seek` goes elsewhere");
+        self.park(error, subscriber)
+    }
+
+    // ---- without bytes ---------------------------------------------------------------------
+
+    fn without_bytes(
+        &mut self,
+        brought: Brought,
+        seen: Seen,
+        subscriber: &mut dyn Subscriber,
+    ) -> Progress {
+        match brought {
+            Brought::Ready => Progress::Moved,
+            Brought::NotBefore(at) => Progress::NotBefore(at),
+            Brought::End => {
+                if self.held.is_replay() {
+                    self.held = Held::None;
+                }
+                self.advanced(seen, subscriber);
+                Progress::CaughtUp(seen)
+            }
+            Brought::LeftRing if self.plane.replay.is_some() => {
+                // The policy says where to; if it has said so meanwhile, that stands.
+                self.state.publish(&self.cursor);
+                self.plane.examine(&self.state, false);
+                Progress::Moved
+            }
+            Brought::LeftRing => self.lost(LossCause::Lapped, subscriber),
+            Brought::Lost => self.lost(LossCause::Retention, subscriber),
+        }
+    }
+
+    /// Records are gone. Never in silence.
+    fn lost(&mut self, cause: LossCause, subscriber: &mut dyn Subscriber) -> Progress {
+        let earliest = self.plane.earliest();
+        if earliest.next_lsn <= self.cursor.next_lsn {
+            // What is at the cursor can still be had, a little further on.
+            self.cursor = Cursor::seeking(earliest.block, self.cursor.next_lsn);
+            self.held = Held::None;
+            return Progress::Moved;
+        }
+        let (from, to) = (self.cursor.next_lsn, earliest.next_lsn.previous());
+        let consumer = &*self.state.name;
+        tracing::warn!(consumer, %from, %to, ?cause, "records were lost to a consumer");
+        self.tell(&Signal::PositionLost { from, to, cause }, subscriber);
+        match self.on_loss {
+            OnPositionLost::Earliest => {
+                self.cursor = earliest;
+                self.held = Held::None;
+                self.state.publish(&self.cursor);
+                Progress::Moved
+            }
+            OnPositionLost::Fail => {
+                let what = "records that the consumer had not processed are gone";
+                let error = Error::new(ErrorKind::PositionLost, what)
+                    .at_lsns(from, to)
+                    .advise("`seek` to a start that is still there");
+                self.park(error, subscriber)
+            }
+        }
+    }
+
+    /// A failing read never promotes: it is tried again, then the consumer is parked.
+    fn read_failed(&mut self, error: Error, subscriber: &mut dyn Subscriber) -> Progress {
+        self.read_failures += 1;
+        self.held = Held::None;
+        let hopeless = matches!(error.kind(), ErrorKind::Gap | ErrorKind::Corrupt);
+        if !hopeless && self.read_failures < limits::READ_RETRY_ATTEMPTS {
+            let consumer = &*self.state.name;
+            tracing::warn!(consumer, %error, "a read of the log failed");
+            return self.back_off(nanos(limits::RETRY_MIN) << self.read_failures);
+        }
+        self.park(error, subscriber)
+    }
+
+    fn park(&mut self, error: Error, subscriber: &mut dyn Subscriber) -> Progress {
+        let lsn = self.cursor.next_lsn.previous();
+        tracing::error!(consumer = &*self.state.name, %lsn, %error, "parked");
+        self.held = Held::None;
+        self.state.set_activity(Activity::Parked);
+        self.tell(
+            &Signal::Parked {
+                lsn,
+                error: error.clone(),
+            },
+            subscriber,
+        );
+        self.state.control(|control| control.parked = Some(error));
+        self.state.changed.notify();
+        Progress::Waiting
+    }
+
+    /// The last of a consumer: what it holds goes, its checkpoint is stored, it leaves the bus.
+    pub(crate) fn end(&mut self) {
+        self.held = Held::None;
+        let (plane, state) = (&self.plane, &self.state);
+        if state.durable_name {
+            if let Err(error) = plane.flush_checkpoints() {
+                let consumer = &*state.name;
+                tracing::warn!(consumer, %error, "the last checkpoint was not stored");
+            }
+        }
+        plane.leave(state);
+        state.control(|control| control.finished = true);
+        state.changed.notify();
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "the callback panicked".to_owned())
+}

@@ -1,0 +1,31 @@
+//! The event plane: consumers, each a cursor with a callback.
+
+mod batch;
+mod checkpoints;
+mod core;
+mod filter;
+mod options;
+mod pins;
+mod plane;
+mod reader;
+mod state;
+mod subscription;
+mod thread;
+mod tiering;
+
+pub use batch::{Batch, BatchIter, OwnedRecord, Record};
+pub(crate) use checkpoints::Checkpoints;
+#[cfg(feature = "testing")]
+pub(crate) use core::{Consumer, Progress};
+pub use filter::Filter;
+pub use options::{Ack, LossCause, OnPositionLost, Retry, Signal, Start};
+pub(crate) use pins::PinBudget;
+pub(crate) use plane::Plane;
+pub use reader::Reader;
+pub(crate) use state::State;
+pub use state::Status;
+pub(crate) use subscription::stop as stop_consumer;
+pub use subscription::{Subscribe, Subscription};
+#[cfg(feature = "testing")]
+pub(crate) use thread::Callbacks;
+pub use tiering::Transition;

@@ -1,0 +1,172 @@
+//! Pulling records on one's own thread: the same machine behind an iterator.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::batch::{Batch, OwnedRecord};
+use super::core::{Consumer, ConsumerOptions, Failure, Progress, Subscriber};
+use super::filter::Filter;
+use super::options::{Ack, OnPositionLost, Retry, Start};
+use super::plane::Plane;
+use super::state::Status;
+use super::subscription::{READER_PREFIX, enter};
+use super::thread::rest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::source::PageLimits;
+
+/// Owned records at a time: enough to spread the cost of a step, few enough to leave the share.
+const FETCH_RECORDS: usize = 64;
+
+/// Follows the log as an iterator of owned records, which are leased while the reader's share of
+/// the pin budget lasts and copied after that. It moves through the same tiers as a subscriber.
+///
+/// The iterator blocks at the tail and ends only when the bus is closed; `try_next` and
+/// `next_timeout` do not block, or not for long. It has no checkpoint.
+pub struct Reader {
+    consumer: Consumer,
+    ready: Ready,
+    idle: u32,
+}
+
+#[derive(Default)]
+struct Ready(VecDeque<OwnedRecord>);
+
+impl Subscriber for Ready {
+    fn deliver(&mut self, batch: &Batch<'_>) -> Result<Ack, Failure> {
+        self.0
+            .extend(batch.iter().map(|record| record.lease_or_copy()));
+        Ok(Ack::All)
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("ready", &self.ready.0.len())
+            .finish_non_exhaustive()
+    }
+}
+
+static NEXT_READER: AtomicU64 = AtomicU64::new(1);
+
+impl Reader {
+    pub(crate) fn new(plane: Arc<Plane>, start: Start, filter: Filter) -> Result<Reader> {
+        let cursor = plane.cursor(start)?;
+        let number = NEXT_READER.fetch_add(1, Ordering::Relaxed);
+        let options = ConsumerOptions {
+            filter,
+            limits: PageLimits {
+                records: FETCH_RECORDS,
+                bytes: limits::BATCH_BYTES_MAX,
+            },
+            retry: Retry::default(),
+            on_loss: OnPositionLost::Fail,
+        };
+        let consumer = enter(
+            plane,
+            format!("{READER_PREFIX}{number}"),
+            false,
+            cursor,
+            options,
+        )?;
+        Ok(Reader {
+            consumer,
+            ready: Ready::default(),
+            idle: 0,
+        })
+    }
+
+    /// The next record if there is one.
+    ///
+    /// # Errors
+    /// As [`Reader::next_timeout`], but for the time-out.
+    pub fn try_next(&mut self) -> Result<Option<OwnedRecord>> {
+        self.next_within(Some(Instant::now()))
+    }
+
+    /// The next record, waiting for it at most this long; `None` then, and when the bus is closed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PositionLost`] if retention passed the reader; [`ErrorKind::Poisoned`] behind
+    /// the last record of a failed log; [`ErrorKind::Corrupt`] or [`ErrorKind::Io`] if the log
+    /// cannot be read.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<OwnedRecord>> {
+        self.next_within(Some(Instant::now() + timeout))
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.consumer.plane().status(self.consumer.state())
+    }
+
+    fn next_within(&mut self, deadline: Option<Instant>) -> Result<Option<OwnedRecord>> {
+        loop {
+            if let Some(record) = self.ready.0.pop_front() {
+                return Ok(Some(record));
+            }
+            let word = self.consumer.state().sleeper.word.read();
+            let progress = self.consumer.poll(&mut self.ready);
+            let left = deadline.map_or(limits::SLEEP_MAX, |deadline| {
+                deadline
+                    .saturating_duration_since(Instant::now())
+                    .min(limits::SLEEP_MAX)
+            });
+            match progress {
+                Progress::Moved => {
+                    self.idle = 0;
+                    continue;
+                }
+                Progress::Stopped => return Ok(None),
+                Progress::Waiting => {
+                    if let Some(error) = self.consumer.state().control(|c| c.parked.clone()) {
+                        return Err(error);
+                    }
+                }
+                Progress::CaughtUp(seen) if seen.is_poisoned() => {
+                    return Err(self.consumer.plane().log.poisoned().unwrap_or_else(|| {
+                        Error::new(ErrorKind::Poisoned, "the log failed earlier")
+                    }));
+                }
+                Progress::CaughtUp(_) | Progress::NotBefore(_) => {}
+            }
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.wait(progress, word, left);
+        }
+    }
+
+    fn wait(&mut self, progress: Progress, word: u32, left: Duration) {
+        match progress {
+            Progress::CaughtUp(seen) => {
+                self.idle = rest(&self.consumer, word, seen, self.idle, left);
+            }
+            Progress::NotBefore(at) => {
+                let until = at.saturating_sub(self.consumer.plane().log.clock.now());
+                let left = left.min(Duration::from_nanos(until));
+                self.consumer.state().sleeper.word.sleep(word, left);
+            }
+            _ => self.consumer.state().sleeper.word.sleep(word, left),
+        }
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<OwnedRecord>;
+
+    /// Blocks at the tail; `None` when the bus is closed.
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_within(None).transpose()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.consumer.end();
+    }
+}

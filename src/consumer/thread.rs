@@ -1,0 +1,103 @@
+//! The driver of a callback subscriber: a thread that polls, and sleeps in between.
+
+use std::hint;
+use std::thread;
+use std::time::Duration;
+
+use super::batch::Batch;
+use super::core::{Consumer, Failure, Progress, Subscriber};
+use super::options::{Ack, Signal};
+use crate::limits;
+use crate::ring::Seen;
+
+/// A subscriber made of closures.
+pub(crate) struct Callbacks {
+    pub(crate) deliver: Box<DeliverFn>,
+    pub(crate) signal: Option<Box<SignalFn>>,
+    pub(crate) dead_letter: Option<Box<DeadLetterFn>>,
+}
+
+pub(crate) type DeliverFn = dyn FnMut(&Batch<'_>) -> Result<Ack, Failure> + Send;
+pub(crate) type SignalFn = dyn FnMut(&Signal) + Send;
+pub(crate) type DeadLetterFn = dyn FnMut(&Batch<'_>, &Failure) + Send;
+
+impl Subscriber for Callbacks {
+    fn deliver(&mut self, batch: &Batch<'_>) -> Result<Ack, Failure> {
+        (self.deliver)(batch)
+    }
+
+    fn signal(&mut self, signal: &Signal) {
+        if let Some(hook) = &mut self.signal {
+            hook(signal);
+        }
+    }
+
+    fn dead_letter(&mut self, batch: &Batch<'_>, why: &Failure) -> bool {
+        self.dead_letter
+            .as_mut()
+            .map(|take| take(batch, why))
+            .is_some()
+    }
+
+    fn takes_dead_letters(&self) -> bool {
+        self.dead_letter.is_some()
+    }
+}
+
+/// Polls until the consumer is stopped.
+pub(crate) fn run(mut consumer: Consumer, mut callbacks: Callbacks) {
+    let mut idle = 0;
+    loop {
+        // Read before the control word, so that an order given in between ends the sleep at once.
+        let word = consumer.state().sleeper.word.read();
+        let progress = consumer.poll(&mut callbacks);
+        match progress {
+            Progress::Moved => idle = 0,
+            Progress::Stopped => break,
+            Progress::CaughtUp(seen) => idle = rest(&consumer, word, seen, idle, limits::SLEEP_MAX),
+            Progress::NotBefore(at) => {
+                let left = at.saturating_sub(consumer.plane().log.clock.now());
+                consumer
+                    .state()
+                    .sleeper
+                    .word
+                    .sleep(word, Duration::from_nanos(left));
+            }
+            Progress::Waiting => consumer.state().sleeper.word.sleep(word, limits::SLEEP_MAX),
+        }
+    }
+    // What the callback captured goes before anybody is told that the consumer is gone.
+    drop(callbacks);
+    consumer.end();
+}
+
+/// Spins, then yields, then sleeps until something is committed, ordered or decided, at most
+/// `timeout`. Returns how often it has found nothing.
+pub(crate) fn rest(
+    consumer: &Consumer,
+    word: u32,
+    seen: Seen,
+    idle: u32,
+    timeout: Duration,
+) -> u32 {
+    let ring = &consumer.plane().log.ring;
+    let spins = consumer.plane().options.idle_spins;
+    if idle < limits::IDLE_ROUNDS && spins > 0 {
+        // Without a look in between: each one takes the line from the publisher.
+        for _ in 0..spins {
+            hint::spin_loop();
+        }
+    } else if idle < limits::IDLE_ROUNDS + limits::IDLE_YIELDS {
+        thread::yield_now();
+    } else {
+        let sleeper = &consumer.state().sleeper;
+        sleeper.register();
+        // A poisoned log publishes nothing more: there is nothing to announce.
+        if seen.is_poisoned() || ring.committed.announce_sleep(seen) {
+            sleeper.word.sleep(word, timeout);
+        }
+        sleeper.unregister();
+        return limits::IDLE_ROUNDS;
+    }
+    idle + 1
+}

@@ -1,0 +1,112 @@
+//! Every bound and default in one place, related to each other by assertions.
+//!
+//! What a user may set is an option with its default here; what nobody should need to set is a
+//! constant.
+
+use std::time::Duration;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+// Sizes of a log, fixed when it is created.
+pub(crate) const SLAB_BYTES: u64 = MIB;
+pub(crate) const SLAB_BYTES_MIN: u64 = 64 * KIB;
+pub(crate) const SLAB_BYTES_MAX: u64 = 64 * MIB;
+pub(crate) const SEGMENT_BYTES: u64 = 16 * MIB;
+/// Offsets inside a segment are 32 bits wide in the footer's index.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 2 * GIB;
+pub(crate) const SEGMENT_SLABS_MIN: u64 = 2;
+
+// Memory.
+pub(crate) const RING_BYTES: u64 = 64 * MIB;
+pub(crate) const RING_SEGMENTS_MIN: u64 = 2;
+pub(crate) const PIN_BUDGET_BYTES: u64 = 32 * MIB;
+/// A consumer may pin this fraction of the budget: over-committed on purpose.
+pub(crate) const PIN_SHARES: u64 = 4;
+pub(crate) const CONSUMERS_MAX: usize = 4096;
+/// Slabs beyond ring, pin budget and one a consumer: those just being handed from one to another.
+pub(crate) const SLABS_SPARE: u64 = 8;
+
+// Blocks.
+pub(crate) const BLOCK_CLOSE_BYTES: usize = 256 * KIB as usize;
+/// A block is at most this fraction of a slab, so a batch fits any fresh slab.
+pub(crate) const BLOCKS_PER_SLAB_MIN: u64 = 2;
+
+// Writing.
+pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const WATERMARK_IDLE: Duration = Duration::from_millis(50);
+/// Segments kept ready behind the one being written.
+pub(crate) const SEGMENTS_AHEAD: u64 = 2;
+/// The preparer tries again this long after a full disk or another failure.
+pub(crate) const PREPARE_RETRY: Duration = Duration::from_millis(100);
+/// Zeros are written in pieces of this size.
+pub(crate) const ZERO_FILL_BYTES: usize = MIB as usize;
+/// Holding the append lock longer than this is counted and warned about.
+pub(crate) const LONG_BATCH: Duration = Duration::from_millis(10);
+/// Above this many bytes a commit goes through the write queue instead of one durable write.
+pub(crate) const DIRECT_COMMIT_BYTES: usize = 64 * KIB as usize;
+/// A sync is issued at the latest when this much was written since the last.
+pub(crate) const SYNC_BYTES: u64 = 2 * MIB;
+
+// Opening.
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Recovery reads in pieces of this size, which must hold a whole slab.
+pub(crate) const CHECKPOINT_FILE_BYTES_MAX: u64 = 4 * MIB;
+pub(crate) const CONSUMER_NAME_BYTES_MAX: usize = 255;
+
+// Tiers.
+pub(crate) const CATCHUP_WINDOW_BYTES: u64 = GIB;
+pub(crate) const CATCHUP_WINDOW_RINGS_MIN: u64 = 2;
+pub(crate) const READAHEAD_BYTES: u64 = 4 * MIB;
+pub(crate) const READAHEAD_BYTES_MIN: u64 = 64 * KIB;
+pub(crate) const BATCH_RECORDS_MAX: usize = 1024;
+pub(crate) const BATCH_BYTES_MAX: usize = MIB as usize;
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+pub(crate) const DWELL: Duration = Duration::from_millis(250);
+pub(crate) const STALL_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const FLAPS_MAX: u32 = 4;
+pub(crate) const FLAP_WINDOW: Duration = Duration::from_secs(10);
+pub(crate) const SHED_BACKOFF_MIN: Duration = Duration::from_millis(500);
+pub(crate) const SHED_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A shed consumer that ran this long afterwards starts again from the shortest back-off.
+pub(crate) const SHED_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const COLD_REPLAYS_MAX: usize = 2;
+pub(crate) const COLD_BYTES_PER_SECOND: u64 = 256 * MIB;
+pub(crate) const COLD_BUFFERS: usize = 4;
+pub(crate) const COLD_BUFFER_BYTES: usize = MIB as usize;
+/// A consumer without a permit, or whose budget is spent, asks again after this long.
+pub(crate) const COLD_RETRY: Duration = Duration::from_millis(2);
+pub(crate) const TRANSITIONS_KEPT: usize = 1024;
+
+// Consumers.
+pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const RETRY_MIN: Duration = Duration::from_millis(10);
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(10);
+pub(crate) const RETRY_ATTEMPTS: u32 = 10;
+pub(crate) const READ_RETRY_ATTEMPTS: u32 = 5;
+/// A consumer that is caught up looks this often before it yields, then sleeps.
+pub(crate) const IDLE_SPINS: u32 = 64;
+pub(crate) const IDLE_ROUNDS: u32 = 16;
+pub(crate) const IDLE_YIELDS: u32 = 4;
+/// Nothing sleeps longer than this without looking again: a bound on the cost of a bug, not a
+/// mechanism.
+pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(500);
+
+// Retention.
+pub(crate) const RETENTION_INTERVAL: Duration = Duration::from_millis(250);
+/// Warn when a consumer has less than this fraction of the retained log left before deletion.
+pub(crate) const LEAD_WARN_FRACTION: u64 = 10;
+
+const _: () = {
+    assert!(SLAB_BYTES_MIN <= SLAB_BYTES && SLAB_BYTES <= SLAB_BYTES_MAX);
+    assert!(SEGMENT_BYTES >= SEGMENT_SLABS_MIN * SLAB_BYTES);
+    assert!(RING_BYTES >= RING_SEGMENTS_MIN * SEGMENT_BYTES);
+    assert!(CATCHUP_WINDOW_BYTES >= CATCHUP_WINDOW_RINGS_MIN * RING_BYTES);
+    assert!(PIN_BUDGET_BYTES / PIN_SHARES >= SLAB_BYTES);
+    assert!((DIRECT_COMMIT_BYTES as u64) <= SLAB_BYTES_MIN);
+    assert!(BLOCK_CLOSE_BYTES as u64 <= SLAB_BYTES / BLOCKS_PER_SLAB_MIN);
+    assert!(SHED_BACKOFF_MIN.as_millis() <= SHED_BACKOFF_MAX.as_millis());
+    assert!(SEGMENT_BYTES_MAX <= u32::MAX as u64);
+};

@@ -1,0 +1,353 @@
+//! What the append lock protects: the open block, and the slabs it grows in.
+//!
+//! Records are written straight into slab memory in disk form. A batch grows behind the open
+//! block's committed records; committing it moves `end` over it, dropping it moves nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, KindSet, RECORD_HEADER_BYTES, align_up, record_bytes,
+    write_record_header,
+};
+use crate::limits;
+use crate::lsn::{Geometry, Lsn};
+use crate::ring::Slab;
+
+/// Who writes blocks to the disk at the moment. At most one does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// Nobody, and nothing is pending or in flight.
+    Free,
+    /// The committer thread, or a producer for one block.
+    Held,
+    /// A producer is done, more is pending: the committer thread takes over.
+    Handed,
+}
+
+/// A block that takes no more records.
+#[derive(Debug)]
+pub(crate) struct ClosedBlock {
+    pub(crate) slab: Arc<Slab>,
+    /// Offset of its header in the slab.
+    pub(crate) start: usize,
+    /// Where its last record ends; the padding follows.
+    pub(crate) end: usize,
+    pub(crate) records: u32,
+    /// LSN of its first record, or the next LSN if it has none.
+    pub(crate) first_lsn: u64,
+    pub(crate) kinds: KindSet,
+    pub(crate) batches: u32,
+    /// Counts blocks; names the futex word its waiters sleep on.
+    pub(crate) sequence: u64,
+}
+
+/// Where a batch stands in the open block: offsets in the current slab.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) records: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Appender {
+    geometry: Geometry,
+    block_bytes_max: usize,
+    block_close_bytes: usize,
+    current: Arc<Slab>,
+    /// The slab after the current one, ready to be entered without waiting.
+    pub(crate) next: Option<Arc<Slab>>,
+    /// Where the current slab's room for blocks ends.
+    limit: usize,
+    /// The open block: its header's offset, the end of its committed records, their number.
+    block_start: usize,
+    end: usize,
+    records: u32,
+    batches: u32,
+    kinds: KindSet,
+    sequence: u64,
+    batch_number: u64,
+    next_lsn: u64,
+    /// Position where the last closed block's padding ends.
+    closed_end: u64,
+    closed: VecDeque<ClosedBlock>,
+    pub(crate) role: Role,
+    /// The committer thread sleeps; whoever clears this wakes it.
+    pub(crate) thread_asleep: bool,
+    /// Somebody waits for all that is pending to be durable now (deferred durability).
+    pub(crate) flush: bool,
+    /// Since when the last block with records stands without a later watermark.
+    pub(crate) unvouched_since: Option<u64>,
+    /// Why nothing more can be appended: poisoned or closed.
+    pub(crate) refusal: Option<Error>,
+}
+
+impl Appender {
+    /// Starts at `offset` in `current`, which is where the last block ended.
+    pub(crate) fn new(
+        geometry: Geometry,
+        block_bytes_max: usize,
+        current: Arc<Slab>,
+        offset: usize,
+        next_lsn: Lsn,
+    ) -> Appender {
+        Appender {
+            geometry,
+            block_bytes_max,
+            block_close_bytes: limits::BLOCK_CLOSE_BYTES.min(block_bytes_max),
+            limit: geometry.block_limit(current.number()),
+            current,
+            next: None,
+            block_start: offset,
+            end: offset + BLOCK_HEADER_BYTES,
+            records: 0,
+            batches: 0,
+            kinds: KindSet::default(),
+            sequence: 0,
+            batch_number: 0,
+            next_lsn: next_lsn.get(),
+            closed_end: 0,
+            closed: VecDeque::with_capacity(64),
+            role: Role::Free,
+            thread_asleep: false,
+            flush: false,
+            unvouched_since: None,
+            refusal: None,
+        }
+    }
+
+    pub(crate) fn next_lsn(&self) -> Lsn {
+        Lsn::new(self.next_lsn)
+    }
+
+    /// Number of the slab after the current one.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.current.number() + 1
+    }
+
+    /// Begins a batch.
+    pub(crate) fn begin(&mut self) -> Extent {
+        self.batch_number += 1;
+        Extent {
+            start: self.end,
+            end: self.end,
+            records: 0,
+        }
+    }
+
+    /// Counts batches, also those dropped; from 1.
+    pub(crate) fn batch_number(&self) -> u64 {
+        self.batch_number
+    }
+
+    /// The largest payload a record may have.
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.block_bytes_max - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES
+    }
+
+    /// Adds a record to the batch and returns its payload's bytes, which hold whatever was there
+    /// before. On an error the batch is as it was.
+    pub(crate) fn reserve(
+        &mut self,
+        batch: &mut Extent,
+        kind: u16,
+        key: u64,
+        payload_bytes: usize,
+    ) -> Result<&mut [u8]> {
+        let size = record_bytes(payload_bytes);
+        let fits = batch.end + size <= self.limit
+            && batch.end + size - self.block_start <= self.block_bytes_max
+            && payload_bytes <= self.payload_bytes_max();
+        if !fits {
+            self.make_room(batch, payload_bytes)?;
+        }
+        // SAFETY: the range lies behind the open block's committed records, above the committed
+        // position, and `&mut self` is the append lock.
+        let out = unsafe { self.current.bytes_mut(batch.end, batch.end + size) };
+        let (header, rest) = out.split_at_mut(RECORD_HEADER_BYTES);
+        if let Ok(header) = header.try_into() {
+            write_record_header(header, payload_bytes as u32, kind, key);
+        }
+        let (payload, padding) = rest.split_at_mut(payload_bytes);
+        padding.fill(0);
+        self.kinds.insert(kind);
+        batch.end += size;
+        batch.records += 1;
+        Ok(payload)
+    }
+
+    /// Moves the batch to a block, and if need be a slab, of its own, where it fits.
+    #[cold]
+    fn make_room(&mut self, batch: &mut Extent, payload_bytes: usize) -> Result<()> {
+        let payload_bytes_max = self.payload_bytes_max();
+        if payload_bytes > payload_bytes_max {
+            return Err(Error::new(
+                ErrorKind::RecordTooLarge,
+                format!("a payload of {payload_bytes} bytes exceeds {payload_bytes_max}"),
+            )
+            .advise("use larger slabs for a new log, or split the record"));
+        }
+        let bytes = batch.end - batch.start;
+        let whole = BLOCK_HEADER_BYTES + bytes + record_bytes(payload_bytes);
+        if whole > self.block_bytes_max {
+            return Err(Error::new(
+                ErrorKind::BatchTooLarge,
+                format!(
+                    "with this record the batch takes {whole} bytes, a block {}",
+                    self.block_bytes_max
+                ),
+            )
+            .advise("commit what the batch holds and go on with another"));
+        }
+        let from = Arc::clone(&self.current);
+        if self.records > 0 {
+            let kinds = self.kinds;
+            self.close();
+            // The set may name too many kinds, never too few: the batch's are among these.
+            self.kinds = kinds;
+        }
+        if self.block_start + whole > self.limit {
+            self.enter_next_slab();
+        }
+        let to = self.block_start + BLOCK_HEADER_BYTES;
+        if from.number() == self.current.number() {
+            // SAFETY: both ranges lie in the batch's part of the slab or behind it, which is ours
+            // under the append lock; the padding of the block just closed is zeroed by the
+            // committer, which cannot take it before the lock is released.
+            let slab = unsafe { self.current.bytes_mut(batch.start, to + bytes) };
+            slab.copy_within(0..bytes, to - batch.start);
+        } else {
+            // SAFETY: the batch's bytes in the slab it leaves, ours under the append lock.
+            let old = unsafe { from.bytes_mut(batch.start, batch.end) };
+            // SAFETY: a slab that nobody has entered yet.
+            unsafe { self.current.bytes_mut(to, to + bytes) }.copy_from_slice(old);
+        }
+        self.end = to;
+        *batch = Extent {
+            start: to,
+            end: to + bytes,
+            ..*batch
+        };
+        Ok(())
+    }
+
+    fn enter_next_slab(&mut self) {
+        let next = self
+            .next
+            .take()
+            .expect("a batch begins with the next slab at hand");
+        self.current.end_at(self.block_start);
+        self.limit = self.geometry.block_limit(next.number());
+        self.block_start = self.geometry.first_block_offset(next.number());
+        self.current = next;
+        self.end = self.block_start + BLOCK_HEADER_BYTES;
+    }
+
+    /// Makes the batch part of the open block and gives its records their LSNs. Returns the first.
+    pub(crate) fn accept(&mut self, batch: &Extent) -> Lsn {
+        let first = self.next_lsn;
+        self.end = batch.end;
+        self.records += batch.records;
+        self.batches += 1;
+        self.next_lsn += u64::from(batch.records);
+        Lsn::new(first)
+    }
+
+    /// The block that a batch accepted now belongs to, and the position where that batch ends.
+    pub(crate) fn place(&self) -> (u64, u64) {
+        let end = self.geometry.slab_start(self.current.number()) + self.end as u64;
+        (self.sequence, end)
+    }
+
+    /// The last closed block, and the position where it ends.
+    pub(crate) fn last_place(&self) -> (u64, u64) {
+        (self.sequence.saturating_sub(1), self.closed_end)
+    }
+
+    /// Closes the open block if it is large enough.
+    pub(crate) fn close_if_full(&mut self) {
+        if self.end - self.block_start >= self.block_close_bytes {
+            self.close();
+        }
+    }
+
+    pub(crate) fn has_open_records(&self) -> bool {
+        self.records > 0
+    }
+
+    pub(crate) fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        self.records > 0 || !self.closed.is_empty()
+    }
+
+    /// Closes the open block, also an empty one.
+    fn close(&mut self) {
+        self.closed.push_back(ClosedBlock {
+            slab: Arc::clone(&self.current),
+            start: self.block_start,
+            end: self.end,
+            records: self.records,
+            first_lsn: self.next_lsn - u64::from(self.records),
+            kinds: self.kinds,
+            batches: self.batches,
+            sequence: self.sequence,
+        });
+        let offset = align_up(self.end as u64, self.geometry.align_bytes);
+        self.closed_end = self.geometry.slab_start(self.current.number()) + offset;
+        self.open_block_at(offset as usize);
+        self.kinds = KindSet::default();
+    }
+
+    fn open_block_at(&mut self, offset: usize) {
+        self.block_start = offset;
+        self.end = offset + BLOCK_HEADER_BYTES;
+        self.records = 0;
+        self.batches = 0;
+        self.sequence += 1;
+    }
+
+    /// Takes the oldest closed block; closes the open one first if `partial` and it has records.
+    pub(crate) fn take(&mut self, partial: bool) -> Option<ClosedBlock> {
+        if self.closed.is_empty() && partial && self.records > 0 {
+            self.close();
+        }
+        self.closed.pop_front()
+    }
+
+    /// A block without records at the place of the open block, for a watermark. `None` where that
+    /// would need the page reserved at the segment's end, or another slab.
+    pub(crate) fn close_watermark(&mut self) -> Option<()> {
+        debug_assert_eq!(self.records, 0);
+        let page = self.geometry.align_bytes as usize;
+        (self.block_start + page <= self.limit).then(|| self.close())
+    }
+
+    /// In memory: finishes the open block in place. Returns the position behind it, to be published.
+    pub(crate) fn close_in_memory(&mut self, time_nanos: u64) -> u64 {
+        let start = self.geometry.slab_start(self.current.number());
+        let header = BlockHeader {
+            position: start + self.block_start as u64,
+            body_bytes: (self.end - self.block_start - BLOCK_HEADER_BYTES) as u32,
+            records: self.records,
+            first_lsn: self.next_lsn - u64::from(self.records),
+            time_nanos,
+            ..BlockHeader::default()
+        };
+        // SAFETY: the open block's header, above the committed position, under the append lock.
+        let out = unsafe {
+            self.current
+                .bytes_mut(self.block_start, self.block_start + 64)
+        };
+        if let Ok(out) = out.try_into() {
+            header.write(out);
+        }
+        let end = self.end;
+        self.open_block_at(end);
+        start + end as u64
+    }
+}

@@ -1,0 +1,481 @@
+//! The committer: gives closed blocks their headers, writes them, syncs, publishes, rolls.
+//!
+//! There is one, and whoever has the role runs it: the committer thread, or a producer that found
+//! nobody at it, for what is pending at that moment. Small commits on an idle log go out as one
+//! durable write; more than that goes through the write queue, several writes in flight, and one
+//! sync covers what completed before it. While writes are in flight the open block fills: that is
+//! the group commit.
+//!
+//! A block is durable only by its own durable write, or by a sync that starts after its write
+//! completed. Only the contiguous durable prefix is published (invariant I1).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::appender::{Appender, ClosedBlock, Role};
+use super::catalogue::{Catalogue, OpenSegment};
+use super::{CommitMode, Log};
+use crate::disk::{AlignedBuf, Disk, DiskLock, StableBytes as _, Write, WriteQueue};
+use crate::error::{Error, Result};
+use crate::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, FLAG_ROLLED, PAGE_BYTES, align_up, seal_block,
+};
+use crate::limits;
+use crate::lsn::Lsn;
+use crate::ring::BlockBytes;
+
+pub(crate) struct Committer {
+    /// `None` in memory, where blocks are published by the producers themselves.
+    files: Option<Files>,
+    pending: VecDeque<ClosedBlock>,
+    in_flight: VecDeque<InFlight>,
+    done: Vec<(u64, std::io::Result<()>)>,
+    /// CRC of the last block given a header.
+    chain: u32,
+    time_nanos: u64,
+    /// End of the last durable block: what the next header vouches for.
+    durable: u64,
+    /// The first unsynced byte's clock, with deferred durability.
+    unsynced_since: Option<u64>,
+    last_had_records: bool,
+}
+
+struct Files {
+    disk: Arc<dyn Disk>,
+    lock: Arc<dyn DiskLock>,
+    queue: Option<Box<dyn WriteQueue>>,
+    catalogue: Arc<Catalogue>,
+    segment: Arc<OpenSegment>,
+}
+
+/// A block with a header, from submission until it is published.
+struct InFlight {
+    header: BlockHeader,
+    /// Position behind its padding.
+    end: u64,
+    block: ClosedBlock,
+    written: bool,
+}
+
+impl Committer {
+    pub(crate) fn in_memory() -> Committer {
+        Committer {
+            files: None,
+            pending: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            done: Vec::new(),
+            chain: 0,
+            time_nanos: 0,
+            durable: 0,
+            unsynced_since: None,
+            last_had_records: false,
+        }
+    }
+
+    /// Goes on behind the block whose CRC is `chain`, at position `durable` in `segment`.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        lock: Arc<dyn DiskLock>,
+        catalogue: Arc<Catalogue>,
+        segment: Arc<OpenSegment>,
+        (durable, chain, time_nanos): (u64, u32, u64),
+    ) -> Committer {
+        let files = Files {
+            disk,
+            lock,
+            queue: None,
+            catalogue,
+            segment,
+        };
+        Committer {
+            files: Some(files),
+            durable,
+            chain,
+            time_nanos,
+            ..Committer::in_memory()
+        }
+    }
+
+    pub(crate) fn push(&mut self, block: ClosedBlock) {
+        self.pending.push_back(block);
+    }
+
+    fn files(&mut self) -> &mut Files {
+        self.files
+            .as_mut()
+            .expect("a log in memory writes no block")
+    }
+
+    /// Writes and publishes what was pushed, one durable write a block.
+    pub(crate) fn write_pending(&mut self, log: &Log) -> Result<()> {
+        while let Some(block) = self.pending.pop_front() {
+            self.write_durable(log, block)?;
+        }
+        Ok(())
+    }
+
+    fn write_durable(&mut self, log: &Log, block: ClosedBlock) -> Result<()> {
+        self.enter_segment_of(log, &block)?;
+        let flight = self.seal(log, block);
+        let segment = Arc::clone(&self.files().segment);
+        let (offset, bytes) = self.bytes_of(log, &flight);
+        segment
+            .file
+            .write_durable_at(bytes.bytes(), offset)
+            .map_err(|e| {
+                Error::io("cannot write a block", &segment.path, e)
+                    .at_segment(segment.number, offset)
+            })?;
+        self.in_flight.push_back(InFlight {
+            written: true,
+            ..flight
+        });
+        self.publish_written(log);
+        Ok(())
+    }
+
+    /// What the committer thread does once it has the role, until nothing is pending, in flight or
+    /// unsynced. Returns without the role, or with an error that poisons the log.
+    pub(crate) fn run(&mut self, log: &Log) -> Result<()> {
+        let outcome = self.pipeline(log);
+        if outcome.is_err() {
+            // The kernel may still be writing: no memory goes back before it is done.
+            while self.queue_in_flight() > 0 {
+                let queue = self.files().queue.as_mut().expect("something is in flight");
+                if queue.complete(true, &mut Vec::new()).is_err() {
+                    break;
+                }
+            }
+            self.in_flight.clear();
+        }
+        outcome
+    }
+
+    fn pipeline(&mut self, log: &Log) -> Result<()> {
+        self.open_queue()?;
+        loop {
+            while self.queue_has_room() {
+                let Some(block) = self.take(log) else { break };
+                let small = block.end - block.start <= limits::DIRECT_COMMIT_BYTES;
+                if log.mode == CommitMode::Synced && self.in_flight.is_empty() && small {
+                    self.write_durable(log, block)?;
+                } else {
+                    self.submit(log, block)?;
+                }
+            }
+            if self.queue_in_flight() > 0 {
+                self.reap(true)?;
+            }
+            if self.sync_is_due(log) {
+                self.sync(log)?;
+            }
+            if self.in_flight.is_empty() && self.release(log) {
+                return Ok(());
+            }
+            if self.queue_in_flight() == 0 {
+                self.wait_for_interval(log);
+            }
+        }
+    }
+
+    fn open_queue(&mut self) -> Result<()> {
+        let files = self.files();
+        if files.queue.is_none() {
+            let queue = files.disk.queue(&files.lock);
+            let queue = queue
+                .map_err(|e| Error::io("cannot set up the write queue", &files.segment.path, e))?;
+            files.queue = Some(queue);
+        }
+        Ok(())
+    }
+
+    fn queue_in_flight(&mut self) -> usize {
+        self.files()
+            .queue
+            .as_ref()
+            .map_or(0, |queue| queue.in_flight())
+    }
+
+    fn queue_has_room(&mut self) -> bool {
+        self.files()
+            .queue
+            .as_ref()
+            .is_some_and(|queue| queue.in_flight() < queue.depth())
+    }
+
+    /// The next block. The open one is closed for it only while nothing is in flight (what is in
+    /// flight is the time in which a group gathers) and, deferred, when the interval is over.
+    fn take(&mut self, log: &Log) -> Option<ClosedBlock> {
+        let mut appender = log.append.lock();
+        let partial = match log.mode {
+            CommitMode::Deferred { .. } => appender.flush || self.interval_is_over(log),
+            CommitMode::Synced | CommitMode::Memory => self.in_flight.is_empty(),
+        };
+        if self.unsynced_since.is_none() && appender.has_work() {
+            self.unsynced_since = Some(log.clock.now());
+        }
+        appender.take(partial)
+    }
+
+    fn interval_is_over(&self, log: &Log) -> bool {
+        let CommitMode::Deferred { interval_nanos, .. } = log.mode else {
+            return true;
+        };
+        self.unsynced_since
+            .is_some_and(|since| log.clock.now().saturating_sub(since) >= interval_nanos)
+    }
+
+    /// Fills the header in. Nobody else reads or writes a closed block's header and padding.
+    fn seal(&mut self, log: &Log, block: ClosedBlock) -> InFlight {
+        let start = log.geometry.slab_start(block.slab.number());
+        let position = start + block.start as u64;
+        let end = align_up(block.end as u64, log.geometry.align_bytes) as usize;
+        self.time_nanos = self.time_nanos.max(log.clock.wall());
+        let mut header = BlockHeader {
+            crc: 0,
+            position,
+            body_bytes: (block.end - block.start - BLOCK_HEADER_BYTES) as u32,
+            records: block.records,
+            flags: 0,
+            prev_crc: self.chain,
+            first_lsn: block.first_lsn,
+            time_nanos: self.time_nanos,
+            watermark: self.durable,
+            salt: self.files().segment.salt,
+        };
+        // SAFETY: a closed block above the committed position belongs to the committer.
+        let bytes = unsafe { block.slab.bytes_mut(block.start, end) };
+        let (framed, padding) = bytes.split_at_mut(block.end - block.start);
+        padding.fill(0);
+        header.crc = seal_block(framed, &header);
+        self.chain = header.crc;
+        InFlight {
+            header,
+            end: start + end as u64,
+            block,
+            written: false,
+        }
+    }
+
+    /// The sealed block as bytes for the disk, and where in the segment they go.
+    fn bytes_of(&self, log: &Log, flight: &InFlight) -> (u64, BlockBytes) {
+        let start = flight.block.start;
+        let end = align_up(flight.block.end as u64, log.geometry.align_bytes) as usize;
+        let offset = log.geometry.segment_offset(flight.header.position);
+        // SAFETY: `seal` was the last to write these bytes.
+        (offset, unsafe {
+            BlockBytes::new(Arc::clone(&flight.block.slab), start, end)
+        })
+    }
+
+    fn submit(&mut self, log: &Log, block: ClosedBlock) -> Result<()> {
+        self.enter_segment_of(log, &block)?;
+        let flight = self.seal(log, block);
+        let (offset, data) = self.bytes_of(log, &flight);
+        let token = flight.header.position;
+        self.in_flight.push_back(flight);
+        let files = self.files();
+        let segment = Arc::clone(&files.segment);
+        let file = Arc::clone(&segment.file);
+        let write = Write {
+            file,
+            offset,
+            data: Box::new(data),
+            token,
+        };
+        let queue = files
+            .queue
+            .as_mut()
+            .expect("opened before the first block is taken");
+        queue.submit(write).map_err(|e| {
+            Error::io("cannot submit a block", &segment.path, e).at_segment(segment.number, offset)
+        })
+    }
+
+    /// Notes which writes completed; waits for one if `wait`.
+    fn reap(&mut self, wait: bool) -> Result<()> {
+        let mut done = std::mem::take(&mut self.done);
+        let files = self.files();
+        let segment = Arc::clone(&files.segment);
+        let queue = files.queue.as_mut().expect("something is in flight");
+        queue
+            .complete(wait, &mut done)
+            .map_err(|e| Error::io("cannot wait for writes", &segment.path, e))?;
+        for (position, outcome) in done.drain(..) {
+            outcome.map_err(|e| {
+                Error::io("cannot write a block", &segment.path, e)
+                    .at_segment(segment.number, position % segment.bytes)
+            })?;
+            if let Some(f) = self
+                .in_flight
+                .iter_mut()
+                .find(|f| f.header.position == position)
+            {
+                f.written = true;
+            }
+        }
+        self.done = done;
+        Ok(())
+    }
+
+    fn written_bytes(&self) -> u64 {
+        let end = self
+            .in_flight
+            .iter()
+            .take_while(|f| f.written)
+            .last()
+            .map_or(0, |f| f.end);
+        end.saturating_sub(self.durable)
+    }
+
+    fn sync_is_due(&mut self, log: &Log) -> bool {
+        let bytes = self.written_bytes();
+        if bytes == 0 {
+            return false;
+        }
+        match log.mode {
+            CommitMode::Deferred { bytes: limit, .. } => {
+                bytes >= limit || self.interval_is_over(log) || log.append.lock().flush
+            }
+            _ => bytes >= limits::SYNC_BYTES || self.queue_in_flight() == 0,
+        }
+    }
+
+    /// Makes durable what is written, and publishes it.
+    fn sync(&mut self, log: &Log) -> Result<()> {
+        let segment = Arc::clone(&self.files().segment);
+        segment.file.sync_data().map_err(|e| {
+            Error::io("cannot sync the segment", &segment.path, e).at_segment(segment.number, 0)
+        })?;
+        self.publish_written(log);
+        self.unsynced_since = (!self.in_flight.is_empty()).then(|| log.clock.now());
+        Ok(())
+    }
+
+    /// Publishes the contiguous prefix of written blocks; the caller knows that it is durable.
+    fn publish_written(&mut self, log: &Log) {
+        let mut last: Option<(u64, u64, u64, Lsn)> = None;
+        while self.in_flight.front().is_some_and(|f| f.written) {
+            let Some(flight) = self.in_flight.pop_front() else {
+                break;
+            };
+            let segment = &self.files().segment;
+            segment.add_block(
+                &log.geometry,
+                &flight.header,
+                flight.end,
+                flight.block.kinds,
+            );
+            let counters = &log.counters;
+            // Relaxed: statistics.
+            counters
+                .records
+                .fetch_add(u64::from(flight.block.records), Ordering::Relaxed);
+            counters
+                .bytes
+                .fetch_add(flight.end - flight.header.position, Ordering::Relaxed);
+            counters
+                .commits
+                .fetch_add(u64::from(flight.block.batches), Ordering::Relaxed);
+            counters.blocks.fetch_add(1, Ordering::Relaxed);
+            let lsn = Lsn::new(flight.block.first_lsn + u64::from(flight.block.records) - 1);
+            let from = last.map_or(flight.block.sequence, |(from, ..)| from);
+            last = Some((from, flight.block.sequence, flight.end, lsn));
+            self.last_had_records = flight.block.records > 0;
+        }
+        let Some((from, to, end, lsn)) = last else {
+            return;
+        };
+        self.durable = end;
+        let somebody_sleeps = log.ring.publish(end, lsn);
+        log.waiters.wake(from, to);
+        if somebody_sleeps {
+            log.ring.sleepers.ring();
+        }
+    }
+
+    /// Rolls if `block` lies in the next segment. The order is what recovery relies on: all blocks
+    /// of the old segment are durable, then its ROLLED block, and only then does anything go to the
+    /// new one, which was prepared and durable before a slab in it was opened.
+    fn enter_segment_of(&mut self, log: &Log, block: &ClosedBlock) -> Result<()> {
+        let number = log
+            .geometry
+            .segment_of(log.geometry.slab_start(block.slab.number()));
+        let old = Arc::clone(&self.files().segment);
+        if number == old.number {
+            return Ok(());
+        }
+        while self.queue_in_flight() > 0 {
+            self.reap(true)?;
+        }
+        if !self.in_flight.is_empty() {
+            self.sync(log)?;
+        }
+        let position = log.geometry.rolled_block(old.number);
+        let offset = log.geometry.segment_offset(position);
+        let mut page = AlignedBuf::zeroed(PAGE_BYTES as usize);
+        let mut header = BlockHeader {
+            position,
+            flags: FLAG_ROLLED,
+            prev_crc: self.chain,
+            first_lsn: block.first_lsn,
+            time_nanos: self.time_nanos,
+            watermark: self.durable,
+            salt: old.salt,
+            ..BlockHeader::default()
+        };
+        header.crc = seal_block(&mut page[..BLOCK_HEADER_BYTES], &header);
+        old.file.write_durable_at(&page, offset).map_err(|e| {
+            Error::io("cannot write the rolling block", &old.path, e).at_segment(old.number, offset)
+        })?;
+        self.chain = header.crc;
+        old.set_rolled(header.crc);
+        let segments = log.segments().expect("a log with files has segments");
+        let next = segments.take_prepared(number, (block.first_lsn, self.chain))?;
+        let files = self.files();
+        files.catalogue.open_segment(Arc::clone(&next));
+        files.segment = next;
+        segments.seal_later(old);
+        Ok(())
+    }
+
+    /// Gives the role back if nothing is pending. Returns whether it did.
+    fn release(&mut self, log: &Log) -> bool {
+        let mut appender = log.append.lock();
+        if appender.has_work() {
+            return false;
+        }
+        appender.flush = false;
+        appender.role = Role::Free;
+        self.note_unvouched(log, &mut appender);
+        true
+    }
+
+    /// Remembers that the last block stands without a watermark behind it.
+    pub(crate) fn note_unvouched(&mut self, log: &Log, appender: &mut Appender) {
+        if std::mem::take(&mut self.last_had_records) {
+            appender.unvouched_since = Some(log.clock.now());
+        }
+    }
+
+    /// Deferred: sleeps until the interval is over, a block is full or somebody wants a sync.
+    fn wait_for_interval(&mut self, log: &Log) {
+        let CommitMode::Deferred { interval_nanos, .. } = log.mode else {
+            return;
+        };
+        let Some(since) = self.unsynced_since else {
+            return;
+        };
+        let seen = log.kick.read();
+        let left = (since + interval_nanos).saturating_sub(log.clock.now());
+        let mut appender = log.append.lock();
+        if left == 0 || appender.flush || appender.has_closed() {
+            return;
+        }
+        appender.thread_asleep = true;
+        drop(appender);
+        log.kick.sleep(seen, Duration::from_nanos(left));
+    }
+}

@@ -1,0 +1,511 @@
+//! The log: from a batch under the append lock to durable blocks in segment files.
+//!
+//! ```text
+//! WriteBatch ─► Appender (open block) ─► Committer (headers, CRC, writes, syncs) ─► publish
+//!                    ▲                        │ rolls
+//!                    └── slabs ◄── Segments (prepares ahead, seals behind) ─► Catalogue
+//! ```
+
+mod appender;
+mod catalogue;
+mod committer;
+mod meta;
+mod recovery;
+mod retention;
+mod segments;
+mod waiters;
+mod walk;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::lsn::{Geometry, Lsn};
+use crate::options::{Durability, Options};
+use crate::ring::Ring;
+use crate::sync::{Clock, Futex, nanos};
+
+use appender::{Appender, Role};
+use committer::Committer;
+use waiters::Waiters;
+
+pub(crate) use catalogue::{Catalogue, Located, Sealed};
+pub(crate) use meta::MetaFile;
+pub use recovery::Recovery;
+pub(crate) use recovery::{LogFiles, Opened, open_log};
+pub(crate) use retention::Retainer;
+pub(crate) use segments::Segments;
+pub use writer::{Ticket, WriteBatch, Writer};
+
+/// How commits come to be visible.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CommitMode {
+    Synced,
+    Deferred { interval_nanos: u64, bytes: u64 },
+    Memory,
+}
+
+/// What the log counts; read on the supervisor's tick.
+#[derive(Debug, Default)]
+pub(crate) struct LogCounters {
+    pub(crate) records: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) blocks: AtomicU64,
+}
+
+/// The log of one bus. Shared by writers, the committer thread and consumers.
+pub(crate) struct Log {
+    pub(crate) geometry: Geometry,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) clock: Clock,
+    mode: CommitMode,
+    append_timeout: Duration,
+    watermark_idle: u64,
+    append: Mutex<Appender>,
+    /// Which batch holds the append lock, 0 for none: sampled on the tick to find one held too long.
+    /// Relaxed: a sample.
+    held_batch: AtomicU64,
+    /// Locked by whoever has the role; never contended.
+    committer: Mutex<Committer>,
+    /// The committer thread sleeps here.
+    kick: Futex,
+    waiters: Waiters,
+    /// `None` in memory.
+    segments: Option<Arc<Segments>>,
+    poison: OnceLock<Error>,
+    pub(crate) counters: LogCounters,
+    pub(crate) commit_seconds: metrics::Histogram,
+    /// Without threads: whoever waits does the work (tests, simulation).
+    threads: bool,
+}
+
+impl Log {
+    pub(crate) fn new(
+        options: &Options,
+        geometry: Geometry,
+        ring: Arc<Ring>,
+        clock: Clock,
+        opened: Option<(Arc<Segments>, Committer)>,
+        start: (usize, Lsn),
+        threads: bool,
+    ) -> Result<Log> {
+        let mode = match (&opened, options.durability) {
+            (None, _) => CommitMode::Memory,
+            (_, Durability::Synced) => CommitMode::Synced,
+            (_, Durability::Deferred { interval, bytes }) => CommitMode::Deferred {
+                interval_nanos: nanos(interval),
+                bytes,
+            },
+        };
+        let position = ring.committed.load().position();
+        let number = geometry.slab_of(position);
+        let current = ring
+            .get(number)
+            .or_else(|| ring.open_slab(number))
+            .ok_or_else(|| Error::new(ErrorKind::Busy, "no memory for the first slab"))?;
+        let (offset, next_lsn) = start;
+        let block_max = options.block_bytes_max();
+        let (segments, committer) = match opened {
+            Some((segments, committer)) => (Some(segments), committer),
+            None => (None, Committer::in_memory()),
+        };
+        Ok(Log {
+            geometry,
+            append: Mutex::new(Appender::new(
+                geometry, block_max, current, offset, next_lsn,
+            )),
+            ring,
+            clock,
+            mode,
+            append_timeout: options.append_timeout,
+            watermark_idle: nanos(options.watermark_idle),
+            held_batch: AtomicU64::new(0),
+            committer: Mutex::new(committer),
+            kick: Futex::default(),
+            waiters: Waiters::default(),
+            segments,
+            poison: OnceLock::new(),
+            counters: LogCounters::default(),
+            commit_seconds: metrics::histogram!("eventplane_commit_duration_seconds"),
+            threads,
+        })
+    }
+
+    pub(crate) fn mode(&self) -> CommitMode {
+        self.mode
+    }
+
+    pub(crate) fn segments(&self) -> Option<&Arc<Segments>> {
+        self.segments.as_ref()
+    }
+
+    /// The error that poisoned the log.
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.poison.get().map(|cause| {
+            Error::new(ErrorKind::Poisoned, "the log failed earlier")
+                .because(cause.clone())
+                .advise("reopen it: recovery reads what is really on disk")
+        })
+    }
+
+    /// The number of the batch that holds the append lock, 0 if none does.
+    pub(crate) fn held_batch(&self) -> u64 {
+        self.held_batch.load(Ordering::Relaxed)
+    }
+
+    /// After the end: gives the log's files and its lock on the directory back.
+    pub(crate) fn release_files(&self) {
+        *self.committer.lock() = Committer::in_memory();
+    }
+
+    // ---- appending -------------------------------------------------------------------------
+
+    /// The append lock, with the current and the next slab at hand.
+    fn lock_for_append(&self) -> Result<MutexGuard<'_, Appender>> {
+        let mut appender = self.append.lock();
+        if appender.next.is_none() || appender.refusal.is_some() {
+            appender = self.supply(appender)?;
+        }
+        Ok(appender)
+    }
+
+    /// Gets the next slab; waits, without the lock, while the disk is behind.
+    #[cold]
+    fn supply<'a>(
+        &'a self,
+        mut appender: MutexGuard<'a, Appender>,
+    ) -> Result<MutexGuard<'a, Appender>> {
+        let begun = self.clock.now();
+        loop {
+            if let Some(refusal) = &appender.refusal {
+                return Err(refusal.clone());
+            }
+            if appender.next.is_some() {
+                return Ok(appender);
+            }
+            let number = appender.next_number();
+            let Some(segments) = &self.segments else {
+                appender.next = self.ring.open_slab(number);
+                if appender.next.is_none() {
+                    return Err(Error::new(ErrorKind::Busy, "every slab is pinned"));
+                }
+                continue;
+            };
+            let seen = segments.supply.read();
+            match segments.may_open(number, self.ring.slots()) {
+                Ok(true) => appender.next = self.ring.open_slab(number),
+                Ok(false) => {}
+                Err(error) => return Err(error),
+            }
+            if appender.next.is_some() {
+                continue;
+            }
+            let wake = self.hand_over(&mut appender);
+            drop(appender);
+            if wake {
+                self.kick.wake_all();
+            }
+            let waited = Duration::from_nanos(self.clock.now() - begun);
+            if waited >= self.append_timeout {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!("the disk gave no room for {:?}", self.append_timeout),
+                ));
+            }
+            segments.hurry();
+            if self.threads {
+                segments
+                    .supply
+                    .sleep(seen, (self.append_timeout - waited).min(limits::SLEEP_MAX));
+            } else {
+                self.drive()?;
+            }
+            appender = self.append.lock();
+        }
+    }
+
+    /// Lets the committer thread take what is pending. Returns whether it has to be woken.
+    fn hand_over(&self, appender: &mut Appender) -> bool {
+        if appender.role == Role::Free && appender.has_work() {
+            appender.role = Role::Handed;
+        }
+        // Deferred, the thread that has the role sleeps through the interval.
+        let gathers = matches!(self.mode, CommitMode::Deferred { .. })
+            && appender.role == Role::Held
+            && !appender.flush
+            && !appender.has_closed();
+        self.threads && !gathers && std::mem::take(&mut appender.thread_asleep)
+    }
+
+    // ---- committing ------------------------------------------------------------------------
+
+    /// The end of [`WriteBatch::commit`].
+    fn commit(self: &Arc<Self>, mut appender: MutexGuard<'_, Appender>) -> Result<()> {
+        match self.mode {
+            CommitMode::Memory => {
+                self.publish_in_memory(appender);
+                Ok(())
+            }
+            CommitMode::Deferred { .. } => {
+                self.commit_later(appender);
+                Ok(())
+            }
+            CommitMode::Synced => {
+                let begun = self.clock.now();
+                let (sequence, position) = appender.place();
+                appender.close_if_full();
+                if appender.role == Role::Free {
+                    appender.role = Role::Held;
+                    drop(appender);
+                    self.lead();
+                } else {
+                    drop(appender);
+                }
+                let done = self.wait_durable(sequence, position);
+                let took = Duration::from_nanos(self.clock.now() - begun);
+                self.commit_seconds.record(took);
+                done
+            }
+        }
+    }
+
+    /// The end of [`WriteBatch::commit_later`]: at most one futex call, after unlocking.
+    fn commit_later(&self, mut appender: MutexGuard<'_, Appender>) -> (u64, u64) {
+        let place = appender.place();
+        if self.mode == CommitMode::Memory {
+            self.publish_in_memory(appender);
+            return place;
+        }
+        appender.close_if_full();
+        let wake = self.hand_over(&mut appender);
+        drop(appender);
+        if wake {
+            self.kick.wake_all();
+        }
+        place
+    }
+
+    fn publish_in_memory(&self, mut appender: MutexGuard<'_, Appender>) {
+        let counters = &self.counters;
+        let position = appender.close_in_memory(self.clock.wall());
+        let lsn = appender.next_lsn().previous();
+        // Relaxed, load and store: only the holder of the append lock writes these in memory.
+        counters.records.store(lsn.get(), Ordering::Relaxed);
+        counters.bytes.store(position, Ordering::Relaxed);
+        counters.commits.store(
+            counters.commits.load(Ordering::Relaxed) + 1,
+            Ordering::Relaxed,
+        );
+        let somebody_sleeps = self.ring.publish(position, lsn);
+        drop(appender);
+        if somebody_sleeps {
+            self.ring.sleepers.ring();
+        }
+    }
+
+    /// Writes what is pending as a producer that found nobody at it, then lets go of the role.
+    fn lead(&self) {
+        let mut committer = self.committer.lock();
+        {
+            let mut appender = self.append.lock();
+            while let Some(block) = appender.take(true) {
+                committer.push(block);
+            }
+        }
+        if let Err(error) = committer.write_pending(self) {
+            self.poison(error);
+        }
+        let mut appender = self.append.lock();
+        committer.note_unvouched(self, &mut appender);
+        if appender.has_work() && appender.refusal.is_none() && self.threads {
+            appender.role = Role::Handed;
+        } else {
+            appender.role = Role::Free;
+        }
+        let wake = appender.role == Role::Handed && std::mem::take(&mut appender.thread_asleep);
+        drop(appender);
+        drop(committer);
+        if wake {
+            self.kick.wake_all();
+        }
+    }
+
+    /// Takes the role if nobody has it and there is something to write. Returns whether it did.
+    fn lead_if_free(&self) -> bool {
+        let mut appender = self.append.lock();
+        if appender.role != Role::Free || !appender.has_work() || appender.refusal.is_some() {
+            return false;
+        }
+        appender.role = Role::Held;
+        drop(appender);
+        self.lead();
+        true
+    }
+
+    fn wait_durable(&self, sequence: u64, position: u64) -> Result<()> {
+        self.waiters.wait(sequence, |timeout| {
+            let seen = self.ring.committed.load_seq_cst();
+            if seen.position() >= position {
+                return Some(Ok(()));
+            }
+            if seen.is_poisoned() {
+                return Some(Err(self.poisoned().unwrap_or_else(|| {
+                    Error::new(ErrorKind::Poisoned, "the log failed earlier")
+                })));
+            }
+            if !self.threads {
+                self.lead_if_free();
+                *timeout = Duration::ZERO;
+            }
+            None
+        })
+    }
+
+    fn wait_ticket(&self, (sequence, position): (u64, u64)) -> Result<()> {
+        match self.mode {
+            CommitMode::Synced => self.wait_durable(sequence, position),
+            CommitMode::Memory | CommitMode::Deferred { .. } => Ok(()),
+        }
+    }
+
+    /// Returns when everything committed before the call is durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        if self.mode == CommitMode::Memory {
+            return Ok(());
+        }
+        let mut appender = self.append.lock();
+        let open = appender.has_open_records();
+        let (sequence, end) = appender.place();
+        let place = if open {
+            (sequence, end)
+        } else {
+            appender.last_place()
+        };
+        appender.flush = true;
+        let wake = self.hand_over(&mut appender);
+        drop(appender);
+        if wake {
+            self.kick.wake_all();
+        }
+        self.wait_durable(place.0, place.1)
+    }
+
+    /// Nothing more is appended; what follows is refused with `why`.
+    pub(crate) fn refuse(&self, why: Error) {
+        let mut appender = self.append.lock();
+        appender.refusal.get_or_insert(why);
+        drop(appender);
+        if let Some(segments) = &self.segments {
+            segments.supply.wake_all();
+        }
+    }
+
+    /// The end of trust in what is in memory or on disk: every later commit fails, consumers drain
+    /// what is published. Only reopening clears it.
+    pub(crate) fn poison(&self, cause: Error) {
+        if self.poison.set(cause.clone()).is_err() {
+            return;
+        }
+        tracing::error!(error = %cause, "the log is poisoned");
+        self.refuse(self.poisoned().unwrap_or(cause));
+        if self.ring.committed.poison() {
+            self.ring.sleepers.ring();
+        }
+        self.waiters.wake_all();
+    }
+
+    // ---- the committer thread --------------------------------------------------------------
+
+    /// What the committer thread does until `stop`.
+    pub(crate) fn run_committer(&self, stop: &AtomicBool) {
+        loop {
+            let seen = self.kick.read();
+            match self.claim(stop) {
+                Some(true) => {
+                    let mut committer = self.committer.lock();
+                    if let Err(error) = committer.run(self) {
+                        self.poison(error);
+                        self.append.lock().role = Role::Free;
+                    }
+                }
+                Some(false) => self.kick.sleep(seen, self.idle_timeout()),
+                None => return,
+            }
+        }
+    }
+
+    fn idle_timeout(&self) -> Duration {
+        Duration::from_nanos(self.watermark_idle.max(1_000_000)).min(limits::SLEEP_MAX)
+    }
+
+    /// Takes the role if there is something to do: `Some(true)`. `None` at the end.
+    fn claim(&self, stop: &AtomicBool) -> Option<bool> {
+        let mut appender = self.append.lock();
+        if appender.refusal.is_some() && self.poison.get().is_some() {
+            return None;
+        }
+        if appender.role == Role::Free {
+            let closing = stop.load(Ordering::Acquire);
+            if !appender.has_work() {
+                self.add_watermark(&mut appender, closing);
+            }
+            if appender.has_work() {
+                appender.role = Role::Handed;
+            } else if closing {
+                return None;
+            }
+        }
+        if appender.role == Role::Handed {
+            appender.role = Role::Held;
+            appender.thread_asleep = false;
+            return Some(true);
+        }
+        appender.thread_asleep = true;
+        Some(false)
+    }
+
+    /// Lets an idle log vouch for its last block.
+    fn add_watermark(&self, appender: &mut Appender, closing: bool) {
+        let Some(since) = appender.unvouched_since else {
+            return;
+        };
+        if closing || self.clock.now().saturating_sub(since) >= self.watermark_idle {
+            appender.unvouched_since = None;
+            // Where there is no room the block stays unvouched until the next one.
+            let _ = appender.close_watermark();
+        }
+    }
+
+    /// Wakes the committer thread, to look at `stop` or at a due time.
+    pub(crate) fn kick(&self) {
+        self.kick.wake_all();
+    }
+
+    /// Without threads: does what the committer and the preparer would do next.
+    pub(crate) fn drive(&self) -> Result<()> {
+        if let Some(segments) = &self.segments {
+            segments.step(self);
+        }
+        self.lead_if_free();
+        self.poisoned().map_or(Ok(()), Err)
+    }
+
+    /// Without threads: writes the closing watermark.
+    pub(crate) fn finish(&self) {
+        while self.lead_if_free() {}
+        let mut appender = self.append.lock();
+        if appender.role == Role::Free && self.poison.get().is_none() {
+            self.add_watermark(&mut appender, true);
+            appender.role = Role::Held;
+            drop(appender);
+            self.lead();
+        }
+    }
+}

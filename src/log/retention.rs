@@ -1,0 +1,148 @@
+//! Deleting what is no longer kept, oldest segment first: `log_start` is stored durably, then the
+//! segment leaves the catalogue, then its file goes.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::catalogue::Sealed;
+use super::recovery::LogFiles;
+use super::segments::Segments;
+use crate::error::{Error, Result};
+use crate::lsn::{Geometry, Lsn};
+use crate::options::Retention;
+use crate::sync::nanos;
+
+pub(crate) struct Retainer {
+    policy: Retention,
+    geometry: Geometry,
+    /// Gone after the end.
+    files: Mutex<Option<Arc<LogFiles>>>,
+    segments: Arc<Segments>,
+}
+
+/// What the barrier of the slowest checkpoint came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Retained {
+    pub(crate) deleted_segments: u64,
+    /// The barrier yielded to the hard cap: somebody loses records up to this LSN.
+    pub(crate) yielded_to: Option<Lsn>,
+}
+
+impl Retainer {
+    pub(crate) fn new(
+        policy: Retention,
+        geometry: Geometry,
+        files: Arc<LogFiles>,
+        segments: Arc<Segments>,
+    ) -> Retainer {
+        Retainer {
+            policy,
+            geometry,
+            files: Mutex::new(Some(files)),
+            segments,
+        }
+    }
+
+    /// The bytes of log that may still be written before a record at `position` can be deleted
+    /// whatever its consumer's checkpoint says; `None` if it never is.
+    pub(crate) fn lead_bytes(
+        &self,
+        position: u64,
+        committed: u64,
+        has_barrier: bool,
+    ) -> Option<u64> {
+        let cap = if has_barrier {
+            self.policy.hard_cap_bytes
+        } else {
+            self.policy.max_bytes
+        }?;
+        let begin = self
+            .geometry
+            .segment_start(self.geometry.segment_of(position));
+        Some(cap.saturating_sub(committed.saturating_sub(begin)))
+    }
+
+    /// The bytes at which something is deleted.
+    pub(crate) fn kept_bytes_max(&self) -> u64 {
+        let Retention {
+            max_bytes,
+            hard_cap_bytes,
+            ..
+        } = self.policy;
+        hard_cap_bytes.or(max_bytes).unwrap_or(u64::MAX)
+    }
+
+    /// After the end: gives the log's files and its lock on the directory back.
+    pub(crate) fn release_files(&self) {
+        *self.files.lock() = None;
+    }
+
+    /// Deletes what may go. `barrier` is the lowest stored checkpoint.
+    pub(crate) fn run(&self, wall_nanos: u64, barrier: Option<Lsn>) -> Result<Retained> {
+        let mut retained = Retained::default();
+        if !self.policy.deletes() {
+            return Ok(retained);
+        }
+        let files = self.files.lock().clone();
+        let Some(files) = files else {
+            return Ok(retained);
+        };
+        let catalogue = self.segments.catalogue();
+        let mut kept_bytes = catalogue.segments() as u64 * self.geometry.segment_bytes;
+        let mut last: Option<Arc<Sealed>> = None;
+        for sealed in catalogue.oldest(usize::MAX) {
+            let held = barrier.is_some_and(|lsn| sealed.last_lsn > lsn.get());
+            let yields = self
+                .policy
+                .hard_cap_bytes
+                .is_some_and(|cap| kept_bytes > cap);
+            let goes = self.is_over(&sealed, kept_bytes, wall_nanos, barrier);
+            if !(yields || goes && !held) {
+                break;
+            }
+            if held {
+                retained.yielded_to = Some(Lsn::new(sealed.last_lsn));
+            }
+            kept_bytes -= self.geometry.segment_bytes;
+            retained.deleted_segments += 1;
+            last = Some(sealed);
+        }
+        let Some(last) = last else {
+            return Ok(retained);
+        };
+        let log_start = self.geometry.segment_start(last.number + 1);
+        let first_lsn = last.last_lsn + 1;
+        files.meta.update(|meta| {
+            meta.log_start = log_start;
+            meta.log_start_lsn = first_lsn;
+        })?;
+        for sealed in catalogue.advance(log_start, first_lsn) {
+            files
+                .disk
+                .remove(&sealed.path)
+                .map_err(|e| Error::io("cannot delete a segment", &sealed.path, e))?;
+        }
+        tracing::debug!(
+            first_lsn,
+            segments = retained.deleted_segments,
+            "deleted segments"
+        );
+        self.segments.retry();
+        Ok(retained)
+    }
+
+    fn is_over(
+        &self,
+        sealed: &Sealed,
+        kept_bytes: u64,
+        wall_nanos: u64,
+        barrier: Option<Lsn>,
+    ) -> bool {
+        let policy = &self.policy;
+        let age = wall_nanos.saturating_sub(sealed.last_time_nanos);
+        policy.max_bytes.is_some_and(|max| kept_bytes > max)
+            || policy.max_age.is_some_and(|max| age > nanos(max))
+            || policy.consumed && barrier.is_some_and(|lsn| sealed.last_lsn <= lsn.get())
+    }
+}

@@ -1,0 +1,118 @@
+//! How far the log is committed, whether somebody sleeps, whether it is poisoned: one word.
+//!
+//! | bits | meaning | set by | cleared by |
+//! |---|---|---|---|
+//! | 3.. | committed position, a multiple of 8 | publisher | never goes back |
+//! | 1 | the log is poisoned | `poison` | never |
+//! | 0 | somebody sleeps | a sleeper | the publisher, which then wakes |
+//!
+//! A sleeper registers itself, then sets bit 0 by a compare-exchange on the whole word it last saw.
+//! If anything was published meanwhile the exchange fails and the sleeper looks again; if it
+//! succeeds, the next publication finds the bit. Both sides work on one variable, so there is no
+//! order between two variables to get wrong, no fence, and nothing to pay while nobody sleeps.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+const ASLEEP: u64 = 1;
+const POISONED: u64 = 2;
+const FLAGS: u64 = 7;
+
+/// The word as a reader saw it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Seen(u64);
+
+impl Seen {
+    pub(crate) fn position(self) -> u64 {
+        self.0 & !FLAGS
+    }
+
+    pub(crate) fn is_poisoned(self) -> bool {
+        self.0 & POISONED != 0
+    }
+}
+
+/// The word, alone on its cache lines.
+#[derive(Debug)]
+pub(crate) struct Committed(CachePadded<AtomicU64>);
+
+impl Committed {
+    pub(crate) fn new(position: u64) -> Committed {
+        debug_assert_eq!(position & FLAGS, 0);
+        Committed(CachePadded::new(AtomicU64::new(position)))
+    }
+
+    /// Acquire: the bytes below the position, and the ends of slabs below it, are visible.
+    pub(crate) fn load(&self) -> Seen {
+        Seen(self.0.load(Ordering::Acquire))
+    }
+
+    /// Moves the position up; returns whether somebody sleeps. Only the committer calls this (in
+    /// memory: the holder of the append lock), so the poisoned bit cannot come in between unseen:
+    /// whoever poisons is the committer as well.
+    ///
+    /// SeqCst: producers that wait for durability count themselves, then look here; the publisher
+    /// publishes, then looks for them (see `Waiters`). AcqRel would do for the readers.
+    pub(crate) fn publish(&self, position: u64) -> bool {
+        debug_assert_eq!(position & FLAGS, 0);
+        let old = self.0.swap(position, Ordering::SeqCst);
+        debug_assert!(old & !FLAGS <= position, "committed went back");
+        debug_assert_eq!(old & POISONED, 0, "published on a poisoned log");
+        old & ASLEEP != 0
+    }
+
+    /// Marks the log poisoned; returns whether somebody sleeps.
+    pub(crate) fn poison(&self) -> bool {
+        self.0.fetch_or(POISONED, Ordering::SeqCst) & ASLEEP != 0
+    }
+
+    /// SeqCst load, for the other half of the handshake described at `publish`.
+    pub(crate) fn load_seq_cst(&self) -> Seen {
+        Seen(self.0.load(Ordering::SeqCst))
+    }
+
+    /// Tells the publisher that somebody who saw `seen` is about to sleep. False: look again.
+    pub(crate) fn announce_sleep(&self, seen: Seen) -> bool {
+        if seen.0 & ASLEEP != 0 {
+            // Somebody else set the bit and nothing was published since: it stands for all.
+            return self.0.load(Ordering::Acquire) == seen.0;
+        }
+        // AcqRel: Release hands the publisher the registration made before this call.
+        self.0
+            .compare_exchange(seen.0, seen.0 | ASLEEP, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publication_between_look_and_sleep_is_not_missed() {
+        let word = Committed::new(0);
+        let seen = word.load();
+        assert!(!word.publish(8));
+        assert!(!word.announce_sleep(seen));
+        let seen = word.load();
+        assert!(word.announce_sleep(seen));
+        let second = word.load();
+        assert!(
+            word.announce_sleep(second),
+            "the bit stands for all sleepers"
+        );
+        assert!(word.publish(16));
+        assert!(!word.announce_sleep(second));
+        assert!(!word.publish(24), "the bit is cleared by a publication");
+    }
+
+    #[test]
+    fn poison_wakes_and_stays() {
+        let word = Committed::new(64);
+        assert!(word.announce_sleep(word.load()));
+        assert!(word.poison());
+        assert!(word.load().is_poisoned());
+        assert_eq!(word.load().position(), 64);
+    }
+}

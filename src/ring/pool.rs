@@ -1,0 +1,192 @@
+//! The slots of the ring and the slabs that wait to be used again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
+
+use super::arena::Arena;
+use super::committed::Committed;
+use super::slab::Slab;
+use super::sleepers::Sleepers;
+use crate::error::Result;
+use crate::limits;
+use crate::lsn::{Geometry, Lsn};
+use crate::options::Options;
+
+/// Free slabs kept warm; those beyond go back to the system.
+const WARM_SLABS: usize = 2;
+
+#[derive(Debug)]
+pub(crate) struct Ring {
+    geometry: Geometry,
+    /// Index = slab number modulo the number of slots. Written by the holder of the append lock.
+    slots: Box<[ArcSwapOption<Slab>]>,
+    pub(crate) committed: Committed,
+    /// The last committed record. Written before `committed` is published (whose Release carries
+    /// it), read by whoever wants to know a lag: it may run ahead of the position just loaded.
+    committed_lsn: CachePadded<AtomicU64>,
+    /// Number of the oldest slab that may still be in its slot. A hint: the slot is the truth.
+    oldest: AtomicU64,
+    pool: Mutex<Pool>,
+    pub(crate) sleepers: Sleepers,
+}
+
+#[derive(Debug)]
+struct Pool {
+    arena: Arc<Arena>,
+    /// Have left the ring; perhaps still read. Oldest first, so that a free one is still warm but
+    /// not so young that its lines are on their way to another core.
+    retired: VecDeque<Arc<Slab>>,
+    /// Unused, their memory given back.
+    cold: Vec<Arc<Slab>>,
+    /// Slabs of the arena that were never used yet start here.
+    fresh: usize,
+}
+
+impl Ring {
+    pub(crate) fn new(
+        options: &Options,
+        geometry: Geometry,
+        position: u64,
+        lsn: Lsn,
+    ) -> Result<Ring> {
+        let ring = options.ring_slabs() as usize;
+        let pinned = (options.pin_budget_bytes / options.slab_bytes) as usize;
+        let slabs = ring + pinned + options.consumers_max + limits::SLABS_SPARE as usize;
+        let arena = Arena::new(slabs, geometry.slab_bytes as usize, ring)?;
+        Ok(Ring {
+            geometry,
+            slots: (0..ring).map(|_| ArcSwapOption::empty()).collect(),
+            committed: Committed::new(position),
+            committed_lsn: CachePadded::new(AtomicU64::new(lsn.get())),
+            oldest: AtomicU64::new(geometry.slab_of(position)),
+            pool: Mutex::new(Pool {
+                arena: Arc::new(arena),
+                retired: VecDeque::with_capacity(slabs),
+                cold: Vec::with_capacity(slabs),
+                fresh: 0,
+            }),
+            sleepers: Sleepers::default(),
+        })
+    }
+
+    pub(crate) fn slots(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    fn slot(&self, number: u64) -> &ArcSwapOption<Slab> {
+        &self.slots[(number % self.slots.len() as u64) as usize]
+    }
+
+    /// Slab `number`, if it is still in the ring.
+    pub(crate) fn get(&self, number: u64) -> Option<Arc<Slab>> {
+        self.slot(number)
+            .load_full()
+            .filter(|slab| slab.number() == number)
+    }
+
+    pub(crate) fn contains(&self, number: u64) -> bool {
+        self.slot(number)
+            .load()
+            .as_ref()
+            .is_some_and(|slab| slab.number() == number)
+    }
+
+    /// The position of the oldest byte that may still be in the ring.
+    pub(crate) fn oldest_position(&self) -> u64 {
+        self.geometry
+            .first_block(self.oldest.load(Ordering::Acquire))
+    }
+
+    /// Makes room for slab `number` in its slot and puts it there. What was in the slot leaves the
+    /// ring: the caller knows that its segment is sealed (invariant I3). `None` if every slab of the
+    /// arena is held by a consumer, which the arena's size rules out.
+    pub(crate) fn open_slab(&self, number: u64) -> Option<Arc<Slab>> {
+        let mut pool = self.pool.lock();
+        if let Some(evicted) = self.evict(number) {
+            pool.retired.push_back(evicted);
+        }
+        let mut slab = pool.take()?;
+        drop(pool);
+        Arc::get_mut(&mut slab)?.renumber(number);
+        self.slot(number).store(Some(Arc::clone(&slab)));
+        Some(slab)
+    }
+
+    fn evict(&self, number: u64) -> Option<Arc<Slab>> {
+        let evicted = self.slot(number).swap(None)?;
+        // Release: whoever starts at the oldest position finds the slot of what lies below empty.
+        self.oldest
+            .fetch_max(evicted.number() + 1, Ordering::Release);
+        Some(evicted)
+    }
+
+    /// Recovery: the ring begins at this slab.
+    pub(crate) fn start_at(&self, slab: u64) {
+        self.oldest.store(slab, Ordering::Release);
+    }
+
+    /// Publishes up to `position`, whose last record is `lsn`. Returns whether somebody sleeps.
+    pub(crate) fn publish(&self, position: u64, lsn: Lsn) -> bool {
+        self.committed_lsn.store(lsn.get(), Ordering::Release);
+        self.committed.publish(position)
+    }
+
+    pub(crate) fn committed_lsn(&self) -> Lsn {
+        Lsn::new(self.committed_lsn.load(Ordering::Acquire))
+    }
+
+    /// Gives memory that was only needed while consumers pinned slabs back to the system.
+    pub(crate) fn trim(&self) {
+        loop {
+            let Some(mut slab) = self.pool.lock().surplus() else {
+                return;
+            };
+            if let Some(free) = Arc::get_mut(&mut slab) {
+                free.give_back();
+            }
+            self.pool.lock().cold.push(slab);
+        }
+    }
+}
+
+impl Pool {
+    /// A slab that nobody holds. `Arc::get_mut` proves it: its Acquire pairs with the Release of
+    /// the last reader's drop. A count of 1 seen otherwise would prove nothing.
+    fn take(&mut self) -> Option<Arc<Slab>> {
+        if let Some(free) = self
+            .retired
+            .iter_mut()
+            .position(|slab| Arc::get_mut(slab).is_some())
+        {
+            return self.retired.remove(free);
+        }
+        self.cold.pop().or_else(|| {
+            let index = self.fresh;
+            (index < self.arena.slabs()).then(|| {
+                self.fresh += 1;
+                Arc::new(Slab::new(&self.arena, index))
+            })
+        })
+    }
+
+    fn surplus(&mut self) -> Option<Arc<Slab>> {
+        let free = self
+            .retired
+            .iter_mut()
+            .filter_map(|slab| Arc::get_mut(slab).map(|_| ()))
+            .count();
+        if free <= WARM_SLABS {
+            return None;
+        }
+        let last = self
+            .retired
+            .iter_mut()
+            .rposition(|slab| Arc::get_mut(slab).is_some())?;
+        self.retired.remove(last)
+    }
+}

@@ -1,0 +1,201 @@
+//! Cold (and catch-up without mappings): the bytes are held by one buffer, filled by reads.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::cold::Buffer;
+use super::{Cold, Fetch, Window};
+use crate::disk::DiskFile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Footer, PAGE_BYTES, verify_block};
+use crate::limits;
+use crate::lsn::Geometry;
+use crate::sync::nanos;
+
+pub(crate) struct Buffered {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    geometry: Geometry,
+    footer: Footer,
+    buffer: Buffer,
+    cold: Arc<Cold>,
+    /// Reads are paced and need a permit.
+    paced: bool,
+    /// Offset in the segment of the buffer's first byte, and how many bytes it holds.
+    from: u64,
+    len: usize,
+    /// Offset of the page being read.
+    at: u64,
+    /// Blocks below this offset were verified in this buffer.
+    verified: u64,
+}
+
+impl Buffered {
+    pub(crate) fn new(
+        (file, path): (Arc<dyn DiskFile>, PathBuf),
+        geometry: Geometry,
+        footer: Footer,
+        cold: &Arc<Cold>,
+        paced: bool,
+    ) -> Buffered {
+        let buffer = cold.buffer();
+        let cold = Arc::clone(cold);
+        Buffered {
+            file,
+            path,
+            geometry,
+            footer,
+            buffer,
+            cold,
+            paced,
+            from: 0,
+            len: 0,
+            at: 0,
+            verified: 0,
+        }
+    }
+
+    pub(crate) fn is_paced(&self) -> bool {
+        self.paced
+    }
+
+    pub(crate) fn covers(&self, position: u64) -> bool {
+        self.geometry.segment_of(position) == self.footer.number
+    }
+
+    fn slab_end(&self, at: u64) -> u64 {
+        let slab = at / self.geometry.slab_bytes;
+        let end = self
+            .footer
+            .slab_ends
+            .get(slab as usize)
+            .copied()
+            .unwrap_or(0);
+        slab * self.geometry.slab_bytes + u64::from(end)
+    }
+
+    fn holds(&self, offset: u64) -> bool {
+        (self.from..self.from + self.len as u64).contains(&offset)
+    }
+
+    /// Makes the block at `position` readable; `more` if the buffer holds only a part of it.
+    pub(crate) fn fetch(&mut self, position: u64, more: bool) -> Result<Fetch> {
+        let offset = self.geometry.segment_offset(position);
+        let end = self.slab_end(offset);
+        if offset >= end {
+            return Ok(Fetch::SlabEnd);
+        }
+        self.at = offset;
+        if self.holds(offset) && !more {
+            return Ok(Fetch::Ready);
+        }
+        // What is there of the block moves to the front, so that nothing is read twice.
+        let kept = if self.holds(offset) {
+            (self.from + self.len as u64 - offset) as usize
+        } else {
+            0
+        };
+        let want = ((end - offset) as usize).min(self.buffer.bytes().len());
+        if want <= kept {
+            return Err(
+                Error::new(ErrorKind::Corrupt, "a block reaches over its slab's end")
+                    .at_path(&self.path)
+                    .at_segment(self.footer.number, offset),
+            );
+        }
+        let permit = if self.paced {
+            let Some(permit) = self.cold.permit() else {
+                let retry = nanos(limits::COLD_RETRY);
+                return Ok(Fetch::NotBefore(self.cold.clock().now() + retry));
+            };
+            if let Err(at) = self.cold.spend(want - kept) {
+                return Ok(Fetch::NotBefore(at));
+            }
+            Some(permit)
+        } else {
+            None
+        };
+        let skipped = (offset - self.from) as usize;
+        if kept > 0 {
+            self.buffer
+                .bytes_mut()
+                .copy_within(skipped..skipped + kept, 0);
+        } else {
+            self.verified = offset;
+        }
+        (self.from, self.len) = (offset, kept);
+        let into = &mut self.buffer.bytes_mut()[kept..want];
+        let read = low_priority(self.paced, || self.file.read_at(into, offset + kept as u64));
+        drop(permit);
+        let read = read.map_err(|e| {
+            Error::io("cannot read a sealed segment", &self.path, e)
+                .at_segment(self.footer.number, offset)
+        })?;
+        if read < want - kept {
+            return Err(
+                Error::new(ErrorKind::Corrupt, "a sealed segment was truncated")
+                    .at_path(&self.path)
+                    .at_segment(self.footer.number, offset + read as u64),
+            );
+        }
+        if !self.file.is_direct() {
+            let behind = offset - offset % PAGE_BYTES + want as u64;
+            let _ = self.file.drop_cache(0, behind);
+        }
+        self.len = want;
+        Ok(Fetch::Ready)
+    }
+
+    pub(crate) fn verify(&self, position: u64, block: &[u8]) -> Result<()> {
+        let offset = self.geometry.segment_offset(position);
+        if offset < self.verified {
+            return Ok(());
+        }
+        verify_block(block, position, self.footer.salt)
+            .map(|_| ())
+            .map_err(|fault| {
+                Error::new(ErrorKind::Corrupt, "a committed block is damaged")
+                    .at_path(&self.path)
+                    .at_segment(self.footer.number, offset)
+                    .because(fault.to_string())
+            })
+    }
+
+    /// Blocks up to `position` were verified.
+    pub(crate) fn passed(&mut self, position: u64) {
+        if self.covers(position) {
+            self.verified = self.verified.max(self.geometry.segment_offset(position));
+        }
+    }
+
+    pub(crate) fn window(&self) -> Window<'_> {
+        let skip = (self.at - self.from) as usize;
+        let bytes = &self.buffer.bytes()[skip..self.len];
+        let base = self.geometry.segment_start(self.footer.number) + self.at;
+        Window {
+            bytes,
+            base,
+            align: self.geometry.align_bytes as usize,
+        }
+    }
+}
+
+/// Runs `read` at the lowest best-effort I/O priority, so that replays give way to commits.
+fn low_priority<T>(low: bool, read: impl FnOnce() -> T) -> T {
+    const WHO_PROCESS: libc::c_int = 1;
+    const BEST_EFFORT_LOWEST: libc::c_int = (2 << 13) | 7;
+    if !low {
+        return read();
+    }
+    // SAFETY: sets and restores the calling thread's own I/O priority; no memory is involved. A
+    // refusal costs nothing but the priority.
+    let before = unsafe {
+        let before = libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0);
+        libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT_LOWEST);
+        before
+    };
+    let outcome = read();
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, before.max(0)) };
+    outcome
+}

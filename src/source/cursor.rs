@@ -1,0 +1,314 @@
+//! The cursor, and the one decoder that moves it.
+
+use super::Window;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{BLOCK_HEADER_BYTES, BlockHeader, RawRecord, align_up, read_record};
+use crate::lsn::Lsn;
+
+/// Where a consumer stands: the whole of its state as far as the log is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cursor {
+    /// Position of the block with the next record, or of the next block.
+    pub(crate) block: u64,
+    /// Offset of the next record in that block's body, and how many come before it. A page resumes
+    /// here, so no block is ever walked twice.
+    pub(crate) offset: u32,
+    pub(crate) index: u32,
+    /// The next record's LSN. Checked at every block (invariant I4).
+    pub(crate) next_lsn: Lsn,
+    /// `block` may lie before the block sought: records below `next_lsn` are passed over.
+    pub(crate) seeking: bool,
+}
+
+impl Cursor {
+    pub(crate) fn at(block: u64, next_lsn: Lsn) -> Cursor {
+        Cursor {
+            block,
+            offset: 0,
+            index: 0,
+            next_lsn,
+            seeking: false,
+        }
+    }
+
+    pub(crate) fn seeking(block: u64, next_lsn: Lsn) -> Cursor {
+        Cursor {
+            seeking: true,
+            ..Cursor::at(block, next_lsn)
+        }
+    }
+
+    /// The slab ended: the next block is there.
+    pub(crate) fn skip_to(&mut self, block: u64) {
+        debug_assert_eq!(self.index, 0, "a slab ends between blocks");
+        self.enter(block);
+    }
+
+    fn enter(&mut self, block: u64) {
+        (self.block, self.offset, self.index) = (block, 0, 0);
+    }
+}
+
+/// How large a page may get. At least one record is always taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageLimits {
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+}
+
+/// What a scan found: a run of records to deliver, and the cursor behind them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scan {
+    /// The cursor at the first record of the run.
+    pub(crate) from: Cursor,
+    /// The cursor behind the last.
+    pub(crate) to: Cursor,
+    /// Records in the run, and how many of them match the filter.
+    pub(crate) records: u64,
+    pub(crate) matched: usize,
+    /// Block bytes entered, with padding: what replay costs.
+    pub(crate) block_bytes: u64,
+    /// Records looked at one by one.
+    pub(crate) walked: u64,
+}
+
+/// A consumer's choice of records, as the decoder sees it.
+pub(crate) trait Select {
+    /// Everything matches: blocks need not be walked.
+    fn all(&self) -> bool;
+    fn matches(&self, kind: u16, key: u64) -> bool;
+}
+
+fn gap(what: &str, at: &Cursor, found: u64) -> Error {
+    Error::new(ErrorKind::Gap, format!("{what} at position {}", at.block))
+        .at_lsns(at.next_lsn, Lsn::new(found))
+}
+
+/// Reads the window from `cursor` on until a limit, its end, or a block that it holds only in part.
+/// `check` sees each block before anything of it is used.
+pub(crate) fn scan(
+    window: Window<'_>,
+    cursor: Cursor,
+    select: &impl Select,
+    limits: PageLimits,
+    mut check: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<Scan> {
+    let mut at = cursor;
+    let mut scan = Scan {
+        from: cursor,
+        to: cursor,
+        records: 0,
+        matched: 0,
+        block_bytes: 0,
+        walked: 0,
+    };
+    let mut bytes_left = limits.bytes;
+    while scan.matched < limits.records && (bytes_left > 0 || scan.matched == 0) {
+        let start = (at.block - window.base) as usize;
+        let Some(rest) = window
+            .bytes
+            .get(start..)
+            .filter(|r| r.len() >= BLOCK_HEADER_BYTES)
+        else {
+            break;
+        };
+        let header = BlockHeader::read(rest).ok_or_else(|| gap("no block", &at, 0))?;
+        if header.position != at.block {
+            return Err(gap("a block of another place", &at, header.first_lsn));
+        }
+        let framed = header.framed_bytes();
+        let Some(block) = rest.get(..framed) else {
+            break;
+        };
+        check(at.block, block)?;
+        let padded = align_up(framed as u64, window.align as u64);
+        if at.index == 0 {
+            scan.block_bytes += padded;
+        }
+        if !enter_block(&mut at, &header, &block[BLOCK_HEADER_BYTES..], &mut scan)? {
+            at.enter(at.block + padded);
+            continue;
+        }
+        if scan.records == 0 {
+            scan.from = at;
+        }
+        let left = u64::from(header.records - at.index);
+        let body_left = body_len(&header) - at.offset as usize;
+        let fits = scan.matched + left as usize <= limits.records && body_left <= bytes_left;
+        if select.all() && fits {
+            scan.records += left;
+            scan.matched += left as usize;
+            bytes_left -= body_left;
+            at.next_lsn = Lsn::new(at.next_lsn.get() + left);
+            at.enter(at.block + padded);
+            continue;
+        }
+        let body = &block[BLOCK_HEADER_BYTES..];
+        walk_records(
+            body,
+            &header,
+            &mut at,
+            select,
+            limits,
+            &mut bytes_left,
+            &mut scan,
+        )?;
+        if at.index == header.records {
+            at.enter(at.block + padded);
+        }
+    }
+    scan.to = at;
+    Ok(scan)
+}
+
+fn body_len(header: &BlockHeader) -> usize {
+    header.body_bytes as usize
+}
+
+/// Brings the cursor to its record in the block. False: the block has nothing for it.
+fn enter_block(
+    at: &mut Cursor,
+    header: &BlockHeader,
+    body: &[u8],
+    scan: &mut Scan,
+) -> Result<bool> {
+    if at.index > 0 {
+        return if at.index < header.records {
+            Ok(true)
+        } else {
+            Err(gap("a block with fewer records", at, header.first_lsn))
+        };
+    }
+    let next = at.next_lsn.get();
+    let behind = header.first_lsn + u64::from(header.records);
+    if header.records == 0 {
+        return Ok(false);
+    }
+    if at.seeking && behind <= next {
+        return Ok(false);
+    }
+    if header.first_lsn == next {
+        at.seeking = false;
+        return Ok(true);
+    }
+    if !at.seeking || header.first_lsn > next {
+        return Err(gap(
+            "records do not follow each other",
+            at,
+            header.first_lsn,
+        ));
+    }
+    let mut offset = 0;
+    for _ in header.first_lsn..next {
+        let malformed = || gap("a malformed record", at, header.first_lsn);
+        let (_, after) = read_record(body, offset).ok_or_else(malformed)?;
+        offset = after;
+        scan.walked += 1;
+    }
+    at.offset = offset as u32;
+    at.index = (next - header.first_lsn) as u32;
+    at.seeking = false;
+    Ok(true)
+}
+
+fn walk_records(
+    body: &[u8],
+    header: &BlockHeader,
+    at: &mut Cursor,
+    select: &impl Select,
+    limits: PageLimits,
+    bytes_left: &mut usize,
+    scan: &mut Scan,
+) -> Result<()> {
+    while at.index < header.records && scan.matched < limits.records {
+        let (record, after) = read_record(body, at.offset as usize)
+            .ok_or_else(|| gap("a malformed record", at, header.first_lsn))?;
+        scan.walked += 1;
+        let matches = select.matches(record.kind, record.key);
+        let bytes = after - at.offset as usize;
+        if matches && bytes > *bytes_left && scan.matched > 0 {
+            *bytes_left = 0;
+            return Ok(());
+        }
+        if matches {
+            scan.matched += 1;
+            *bytes_left = bytes_left.saturating_sub(bytes);
+        }
+        scan.records += 1;
+        at.offset = after as u32;
+        at.index += 1;
+        at.next_lsn = at.next_lsn.next();
+    }
+    Ok(())
+}
+
+/// Walks a run again, record by record, across blocks.
+#[derive(Clone)]
+pub(crate) struct RunIter<'a> {
+    window: Window<'a>,
+    /// Offset in the window of the next record, and of the end of its block's body.
+    offset: usize,
+    block_end: usize,
+    lsn: u64,
+    time_nanos: u64,
+    left: u64,
+}
+
+impl<'a> RunIter<'a> {
+    pub(crate) fn new(window: Window<'a>, scan: &Scan) -> RunIter<'a> {
+        let mut iter = RunIter {
+            window,
+            offset: 0,
+            block_end: 0,
+            lsn: scan.from.next_lsn.get(),
+            time_nanos: 0,
+            left: scan.records,
+        };
+        if iter.left > 0 {
+            iter.enter((scan.from.block - window.base) as usize);
+            iter.offset += scan.from.offset as usize;
+        }
+        iter
+    }
+
+    fn enter(&mut self, start: usize) {
+        let header = BlockHeader::read(&self.window.bytes[start..]).expect("scanned before");
+        self.offset = start + BLOCK_HEADER_BYTES;
+        self.block_end = start + header.framed_bytes();
+        self.time_nanos = header.time_nanos;
+    }
+
+    /// Time of the block that the next record is in.
+    pub(crate) fn time_nanos(&self) -> u64 {
+        self.time_nanos
+    }
+
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+}
+
+impl<'a> Iterator for RunIter<'a> {
+    /// LSN, block time, record.
+    type Item = (Lsn, u64, RawRecord<'a>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        while self.offset >= self.block_end {
+            let start = align_up(self.block_end as u64, self.window.align as u64) as usize;
+            self.enter(start);
+        }
+        let body = &self.window.bytes[..self.block_end];
+        // A run is only made of blocks that were checked, or written by this process: a record
+        // that cannot be read here means damaged memory, and is never passed over.
+        let (record, after) = read_record(body, self.offset).expect("a checked block");
+        let lsn = Lsn::new(self.lsn);
+        self.offset = after;
+        self.lsn += 1;
+        self.left -= 1;
+        Some((lsn, self.time_nanos, record))
+    }
+}

@@ -1,0 +1,228 @@
+//! The supervisor: every tick it looks at each consumer, lets the policy decide, and tells the
+//! metrics. And the housekeeper beside it, which does what may wait for the disk.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::consumer::{Plane, State};
+use crate::limits;
+use crate::sync::{Futex, nanos};
+use crate::telemetry::BusMetrics;
+
+/// Ends the background loops of a bus.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    flag: AtomicBool,
+    bell: Futex,
+}
+
+impl Stop {
+    pub(crate) fn stop(&self) {
+        self.flag.store(true, Ordering::Release);
+        self.bell.wake_all();
+    }
+
+    /// Sleeps for `interval`; false when it is time to end.
+    fn pause(&self, interval: Duration) -> bool {
+        let seen = self.bell.read();
+        if !self.is_set() {
+            self.bell.sleep(seen, interval);
+        }
+        !self.is_set()
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.flag.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn flag(&self) -> &AtomicBool {
+        &self.flag
+    }
+}
+
+pub(crate) struct Supervisor {
+    plane: Arc<Plane>,
+    metrics: BusMetrics,
+    /// The batch that held the append lock at the last tick.
+    held_batch: AtomicU64,
+    long_batches: AtomicU64,
+}
+
+impl Supervisor {
+    pub(crate) fn new(plane: Arc<Plane>) -> Supervisor {
+        Supervisor {
+            plane,
+            metrics: BusMetrics::new(),
+            held_batch: AtomicU64::new(0),
+            long_batches: AtomicU64::new(0),
+        }
+    }
+
+    /// Ticks until the end.
+    pub(crate) fn run(&self, stop: &Stop) {
+        while stop.pause(self.plane.options.tick) {
+            self.tick();
+        }
+        self.tick();
+    }
+
+    /// One look at everything.
+    pub(crate) fn tick(&self) {
+        let consumers = self.plane.consumers();
+        let exhausted = self.plane.budget.take_exhausted();
+        let heaviest = exhausted.then(|| heaviest(&consumers)).flatten();
+        for state in &consumers {
+            self.plane.examine(state, heaviest == Some(state.id));
+            let tier = state.tiering.lock().phase.tier();
+            state.metrics.tell(&self.plane.sample(state), tier);
+        }
+        self.plane.log.ring.trim();
+        self.watch_batches();
+        self.tell();
+    }
+
+    /// A batch that holds the append lock from one tick to a later one is long.
+    fn watch_batches(&self) {
+        let held = self.plane.log.held_batch();
+        let before = self.held_batch.swap(held, Ordering::Relaxed);
+        if held != 0 && held == before && self.plane.options.tick >= limits::LONG_BATCH {
+            self.long_batches.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!("a write batch holds the append lock for longer than a tick");
+        }
+    }
+
+    fn tell(&self) {
+        let (plane, metrics) = (&self.plane, &self.metrics);
+        let (log, counters) = (&plane.log, &plane.log.counters);
+        metrics
+            .records
+            .tell(counters.records.load(Ordering::Relaxed));
+        metrics.bytes.tell(counters.bytes.load(Ordering::Relaxed));
+        metrics
+            .commits
+            .tell(counters.commits.load(Ordering::Relaxed));
+        metrics
+            .long_batches
+            .tell(self.long_batches.load(Ordering::Relaxed));
+        let committed = log.ring.committed_lsn().get() as f64;
+        metrics.committed_lsn.set(committed);
+        metrics.durable_lsn.set(if plane.replay.is_some() {
+            committed
+        } else {
+            0.0
+        });
+        metrics.pinned_bytes.set(plane.budget.pinned_bytes() as f64);
+        metrics
+            .poisoned
+            .set(if log.poisoned().is_some() { 1.0 } else { 0.0 });
+        let Some(segments) = log.segments() else {
+            return;
+        };
+        let files = segments.files();
+        metrics.wal_segments.set(files as f64);
+        metrics
+            .wal_bytes
+            .set((files * log.geometry.segment_bytes) as f64);
+        let mode = segments.disk().mode();
+        metrics.io_uring.set(if mode.io_uring { 1.0 } else { 0.0 });
+        metrics.direct_io.set(if mode.direct { 1.0 } else { 0.0 });
+    }
+}
+
+/// Who pins most; of several the one furthest behind, whose pins are the oldest.
+fn heaviest(consumers: &[Arc<State>]) -> Option<u64> {
+    let pinning = consumers
+        .iter()
+        .filter(|state| state.account.pinned_bytes() > 0);
+    pinning
+        .max_by_key(|state| (state.account.pinned_bytes(), Reverse(state.processed())))
+        .map(|state| state.id)
+}
+
+/// Stores checkpoints and deletes segments, apart from the supervisor: both wait for the disk.
+pub(crate) struct Housekeeper {
+    plane: Arc<Plane>,
+    /// The last run's errors, so that one that repeats is told once.
+    failing: AtomicBool,
+    warned_at: AtomicU64,
+    retained_at: AtomicU64,
+}
+
+impl Housekeeper {
+    pub(crate) fn new(plane: Arc<Plane>) -> Housekeeper {
+        Housekeeper {
+            plane,
+            failing: AtomicBool::new(false),
+            warned_at: AtomicU64::new(0),
+            retained_at: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn run(&self, stop: &Stop) {
+        while stop.pause(self.plane.options.checkpoint_interval) {
+            self.step();
+        }
+    }
+
+    /// Checkpoints, then retention, whether or not the first worked.
+    pub(crate) fn step(&self) {
+        self.report("storing checkpoints", self.plane.flush_checkpoints());
+        let now = self.plane.log.clock.now();
+        let due = self.retained_at.load(Ordering::Relaxed) + nanos(limits::RETENTION_INTERVAL);
+        if now >= due {
+            self.retained_at.store(now, Ordering::Relaxed);
+            self.retain(now);
+        }
+    }
+
+    fn retain(&self, now: u64) {
+        let Some(retainer) = &self.plane.retainer else {
+            return;
+        };
+        self.warn_of_leads(now);
+        let barrier = self.plane.checkpoints.lowest();
+        match retainer.run(self.plane.log.clock.wall(), barrier) {
+            Ok(retained) => {
+                if let Some(lsn) = retained.yielded_to {
+                    tracing::warn!(%lsn, "retention passed the slowest checkpoint: hard cap");
+                }
+            }
+            Err(error) => self.report("retention", Err(error)),
+        }
+    }
+
+    /// At most once in ten seconds.
+    fn warn_of_leads(&self, now: u64) {
+        let Some(retainer) = &self.plane.retainer else {
+            return;
+        };
+        if now < self.warned_at.load(Ordering::Relaxed) {
+            return;
+        }
+        for state in self.plane.consumers() {
+            let sample = self.plane.sample(&state);
+            let Some(lead_bytes) = sample.lead_bytes.filter(|_| sample.lag_records > 0) else {
+                continue;
+            };
+            if lead_bytes < retainer.kept_bytes_max() / limits::LEAD_WARN_FRACTION {
+                let consumer = &*state.name;
+                tracing::warn!(consumer, lead_bytes, "what it needs next is soon deleted");
+                self.warned_at
+                    .store(now + nanos(Duration::from_secs(10)), Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn report(&self, what: &str, outcome: crate::Result<()>) {
+        match outcome {
+            Ok(()) => self.failing.store(false, Ordering::Relaxed),
+            Err(error) => {
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, what, "housekeeping failed; it is tried again");
+                }
+            }
+        }
+    }
+}
