@@ -99,11 +99,7 @@ impl Error {
     /// An operating system error while doing `what` to `path`. A full disk is a kind of its own.
     pub(crate) fn io(what: impl Into<String>, path: &Path, source: io::Error) -> Error {
         let full = matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-        let kind = if full {
-            ErrorKind::StorageFull
-        } else {
-            ErrorKind::Io
-        };
+        let kind = if full { ErrorKind::StorageFull } else { ErrorKind::Io };
         Error::new(kind, what).at_path(path).because(source)
     }
 
@@ -231,10 +227,7 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0
-            .source
-            .as_deref()
-            .map(|e| e as &(dyn std::error::Error + 'static))
+        self.0.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
     }
 }
 
@@ -260,14 +253,8 @@ mod tests {
     #[test]
     fn a_full_disk_is_a_kind_of_its_own() {
         let full = io::Error::from_raw_os_error(libc::ENOSPC);
-        assert_eq!(
-            Error::io("write", Path::new("x"), full).kind(),
-            ErrorKind::StorageFull
-        );
+        assert_eq!(Error::io("write", Path::new("x"), full).kind(), ErrorKind::StorageFull);
         let eio = io::Error::from_raw_os_error(libc::EIO);
-        assert_eq!(
-            Error::io("write", Path::new("x"), eio).kind(),
-            ErrorKind::Io
-        );
+        assert_eq!(Error::io("write", Path::new("x"), eio).kind(), ErrorKind::Io);
     }
 }

@@ -106,11 +106,7 @@ impl Geometry {
 
     /// Offset in `slab` of the first byte that a block may take.
     pub(crate) fn first_block_offset(&self, slab: u64) -> usize {
-        if slab.is_multiple_of(self.slabs_per_segment()) {
-            self.head_bytes as usize
-        } else {
-            0
-        }
+        if slab.is_multiple_of(self.slabs_per_segment()) { self.head_bytes as usize } else { 0 }
     }
 
     /// Position of the first block of `slab`.

@@ -55,66 +55,43 @@ impl Retention {
     /// Keep everything. The default.
     #[must_use]
     pub const fn keep_all() -> Retention {
-        Retention {
-            max_bytes: None,
-            max_age: None,
-            consumed: false,
-            hard_cap_bytes: None,
-        }
+        Retention { max_bytes: None, max_age: None, consumed: false, hard_cap_bytes: None }
     }
 
     /// Delete the oldest segments beyond this many bytes of segment files.
     #[must_use]
     pub const fn bytes(bytes: u64) -> Retention {
-        Retention {
-            max_bytes: Some(bytes),
-            ..Retention::keep_all()
-        }
+        Retention { max_bytes: Some(bytes), ..Retention::keep_all() }
     }
 
     /// Delete segments whose last record is older than this.
     #[must_use]
     pub const fn age(age: Duration) -> Retention {
-        Retention {
-            max_age: Some(age),
-            ..Retention::keep_all()
-        }
+        Retention { max_age: Some(age), ..Retention::keep_all() }
     }
 
     /// Delete what every consumer with a stored checkpoint has processed.
     #[must_use]
     pub const fn consumed() -> Retention {
-        Retention {
-            consumed: true,
-            ..Retention::keep_all()
-        }
+        Retention { consumed: true, ..Retention::keep_all() }
     }
 
     /// Also delete beyond this many bytes.
     #[must_use]
     pub const fn or_bytes(self, bytes: u64) -> Retention {
-        Retention {
-            max_bytes: Some(bytes),
-            ..self
-        }
+        Retention { max_bytes: Some(bytes), ..self }
     }
 
     /// Also delete what is older than this.
     #[must_use]
     pub const fn or_age(self, age: Duration) -> Retention {
-        Retention {
-            max_age: Some(age),
-            ..self
-        }
+        Retention { max_age: Some(age), ..self }
     }
 
     /// Beyond this many bytes the barrier of a slow consumer's checkpoint yields.
     #[must_use]
     pub const fn hard_cap_bytes(self, bytes: u64) -> Retention {
-        Retention {
-            hard_cap_bytes: Some(bytes),
-            ..self
-        }
+        Retention { hard_cap_bytes: Some(bytes), ..self }
     }
 
     pub(crate) fn deletes(&self) -> bool {
@@ -224,9 +201,7 @@ fn power_of_two(name: &str, bytes: u64, min: u64, max: u64) -> Result<()> {
 
 fn at_least(name: &str, value: u64, min: u64, of_what: &str) -> Result<()> {
     if value < min {
-        return refuse(format_args!(
-            "{name} is {value}: it must be at least {min}, {of_what}"
-        ));
+        return refuse(format_args!("{name} is {value}: it must be at least {min}, {of_what}"));
     }
     Ok(())
 }
@@ -261,27 +236,12 @@ impl Options {
             segment_max,
         )?;
         if let Some(rate) = self.cold_bytes_per_second {
-            at_least(
-                "cold_bytes_per_second",
-                rate,
-                self.slab_bytes,
-                "a slab a second",
-            )?;
+            at_least("cold_bytes_per_second", rate, self.slab_bytes, "a slab a second")?;
         }
-        at_least(
-            "cold_replays_max",
-            self.cold_replays_max as u64,
-            1,
-            "or nothing comes back",
-        )?;
+        at_least("cold_replays_max", self.cold_replays_max as u64, 1, "or nothing comes back")?;
         if let Durability::Deferred { interval, bytes } = self.durability {
             at_least("Deferred::bytes", bytes, PAGE_BYTES, "a page")?;
-            at_least(
-                "Deferred::interval",
-                interval.as_nanos() as u64,
-                1,
-                "a bound",
-            )?;
+            at_least("Deferred::interval", interval.as_nanos() as u64, 1, "a bound")?;
         }
         self.validate_retention()?;
         let geometry = Geometry {
@@ -348,12 +308,7 @@ impl Options {
         }
         if let Some(cap) = self.retention.hard_cap_bytes {
             let floor = self.retention.max_bytes.unwrap_or(least).max(least);
-            at_least(
-                "Retention::hard_cap_bytes",
-                cap,
-                floor,
-                "what is kept anyway",
-            )?;
+            at_least("Retention::hard_cap_bytes", cap, floor, "what is kept anyway")?;
         }
         Ok(())
     }

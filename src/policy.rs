@@ -277,15 +277,10 @@ mod tests {
     #[test]
     fn every_row_of_the_table_and_its_edge() {
         use Phase::{CatchUp, Hot, Replaying, Shed};
-        assert_eq!(
-            with(Hot, |o| o.in_ring = false),
-            Some((CatchUp, Reason::Lapped))
-        );
+        assert_eq!(with(Hot, |o| o.in_ring = false), Some((CatchUp, Reason::Lapped)));
 
         let near = |lag, dwelt| {
-            with(CatchUp, |o| {
-                (o.lag_bytes, o.in_phase_nanos, o.in_ring) = (lag, dwelt, true)
-            })
+            with(CatchUp, |o| (o.lag_bytes, o.in_phase_nanos, o.in_ring) = (lag, dwelt, true))
         };
         assert_eq!(near(50, 10), Some((Hot, Reason::CaughtUp)));
         assert_eq!(near(51, 10), None);
@@ -296,64 +291,31 @@ mod tests {
                 with(phase, |o| o.pins_most_of_exhausted_budget = true),
                 Some((Shed, Reason::PinBudget))
             );
-            assert_eq!(
-                with(phase, |o| o.stalled_nanos = 20),
-                Some((Shed, Reason::Stalled))
-            );
+            assert_eq!(with(phase, |o| o.stalled_nanos = 20), Some((Shed, Reason::Stalled)));
             assert_eq!(with(phase, |o| o.stalled_nanos = 19), None);
-            assert_eq!(
-                with(phase, |o| (o.stalled_nanos, o.able) = (99, false)),
-                None
-            );
+            assert_eq!(with(phase, |o| (o.stalled_nanos, o.able) = (99, false)), None);
         }
-        assert_eq!(
-            with(CatchUp, |o| o.lag_bytes = 1_001),
-            Some((Shed, Reason::Lag))
-        );
+        assert_eq!(with(CatchUp, |o| o.lag_bytes = 1_001), Some((Shed, Reason::Lag)));
         assert_eq!(with(CatchUp, |o| o.lag_bytes = 1_000), None);
         assert_eq!(with(Hot, |o| o.lag_bytes = 1_001), None);
-        assert_eq!(
-            with(CatchUp, |o| o.falls = 5),
-            Some((Shed, Reason::Flapping))
-        );
+        assert_eq!(with(CatchUp, |o| o.falls = 5), Some((Shed, Reason::Flapping)));
         assert_eq!(with(CatchUp, |o| o.falls = 4), None);
 
         let admitted = Some((Replaying, Reason::Admitted));
         assert_eq!(with(Shed, |o| o.backoff_over = true), admitted);
-        assert_eq!(
-            with(Shed, |o| (o.backoff_over, o.permit_free) = (true, false)),
-            None
-        );
-        assert_eq!(
-            with(Shed, |o| (o.backoff_over, o.pinned_bytes) = (true, 20)),
-            admitted
-        );
-        assert_eq!(
-            with(Shed, |o| (o.backoff_over, o.pinned_bytes) = (true, 21)),
-            None
-        );
-        assert_eq!(
-            with(Shed, |o| (o.backoff_over, o.in_callback) = (true, true)),
-            None
-        );
-        assert_eq!(
-            with(Shed, |o| (o.backoff_over, o.able) = (true, false)),
-            None
-        );
+        assert_eq!(with(Shed, |o| (o.backoff_over, o.permit_free) = (true, false)), None);
+        assert_eq!(with(Shed, |o| (o.backoff_over, o.pinned_bytes) = (true, 20)), admitted);
+        assert_eq!(with(Shed, |o| (o.backoff_over, o.pinned_bytes) = (true, 21)), None);
+        assert_eq!(with(Shed, |o| (o.backoff_over, o.in_callback) = (true, true)), None);
+        assert_eq!(with(Shed, |o| (o.backoff_over, o.able) = (true, false)), None);
 
-        assert_eq!(
-            with(Replaying, |o| o.lag_bytes = 499),
-            Some((CatchUp, Reason::Recovering))
-        );
+        assert_eq!(with(Replaying, |o| o.lag_bytes = 499), Some((CatchUp, Reason::Recovering)));
         assert_eq!(with(Replaying, |o| o.lag_bytes = 500), None);
     }
 
     #[test]
     fn without_segments_nobody_leaves_hot() {
-        let policy = Policy {
-            durable: false,
-            ..POLICY
-        };
+        let policy = Policy { durable: false, ..POLICY };
         let mut seen = healthy(Phase::Hot);
         (seen.in_ring, seen.stalled_nanos) = (false, 99);
         assert_eq!(decide(&policy, &seen), None);

@@ -96,35 +96,21 @@ impl Supervisor {
     fn tell(&self) {
         let (plane, metrics) = (&self.plane, &self.metrics);
         let (log, counters) = (&plane.log, &plane.log.counters);
-        metrics
-            .records
-            .tell(counters.records.load(Ordering::Relaxed));
+        metrics.records.tell(counters.records.load(Ordering::Relaxed));
         metrics.bytes.tell(counters.bytes.load(Ordering::Relaxed));
-        metrics
-            .commits
-            .tell(counters.commits.load(Ordering::Relaxed));
-        metrics
-            .long_batches
-            .tell(self.long_batches.load(Ordering::Relaxed));
+        metrics.commits.tell(counters.commits.load(Ordering::Relaxed));
+        metrics.long_batches.tell(self.long_batches.load(Ordering::Relaxed));
         let committed = log.ring.committed_lsn().get() as f64;
         metrics.committed_lsn.set(committed);
-        metrics.durable_lsn.set(if plane.replay.is_some() {
-            committed
-        } else {
-            0.0
-        });
+        metrics.durable_lsn.set(if plane.replay.is_some() { committed } else { 0.0 });
         metrics.pinned_bytes.set(plane.budget.pinned_bytes() as f64);
-        metrics
-            .poisoned
-            .set(if log.poisoned().is_some() { 1.0 } else { 0.0 });
+        metrics.poisoned.set(if log.poisoned().is_some() { 1.0 } else { 0.0 });
         let Some(segments) = log.segments() else {
             return;
         };
         let files = segments.files();
         metrics.wal_segments.set(files as f64);
-        metrics
-            .wal_bytes
-            .set((files * log.geometry.segment_bytes) as f64);
+        metrics.wal_bytes.set((files * log.geometry.segment_bytes) as f64);
         let mode = segments.disk().mode();
         metrics.io_uring.set(if mode.io_uring { 1.0 } else { 0.0 });
         metrics.direct_io.set(if mode.direct { 1.0 } else { 0.0 });
@@ -133,9 +119,7 @@ impl Supervisor {
 
 /// Who pins most; of several the one furthest behind, whose pins are the oldest.
 fn heaviest(consumers: &[Arc<State>]) -> Option<u64> {
-    let pinning = consumers
-        .iter()
-        .filter(|state| state.account.pinned_bytes() > 0);
+    let pinning = consumers.iter().filter(|state| state.account.pinned_bytes() > 0);
     pinning
         .max_by_key(|state| (state.account.pinned_bytes(), Reverse(state.processed())))
         .map(|state| state.id)
@@ -209,8 +193,7 @@ impl Housekeeper {
             if lead_bytes < retainer.kept_bytes_max() / limits::LEAD_WARN_FRACTION {
                 let consumer = &*state.name;
                 tracing::warn!(consumer, lead_bytes, "what it needs next is soon deleted");
-                self.warned_at
-                    .store(now + nanos(Duration::from_secs(10)), Ordering::Relaxed);
+                self.warned_at.store(now + nanos(Duration::from_secs(10)), Ordering::Relaxed);
             }
         }
     }

@@ -77,9 +77,9 @@ impl Clock {
     /// Wall time in nanoseconds since the Unix epoch.
     pub(crate) fn wall(&self) -> u64 {
         match self {
-            Clock::System(_) => SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_nanos() as u64),
+            Clock::System(_) => {
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+            }
             Clock::Manual(nanos) => nanos.load(Ordering::Relaxed),
         }
     }

@@ -16,21 +16,9 @@ use crate::policy::{Reason, Tier};
 
 /// Describes every metric, with its unit.
 pub(crate) fn describe() {
-    describe_counter!(
-        "eventplane_appended_records_total",
-        Unit::Count,
-        "Records committed."
-    );
-    describe_counter!(
-        "eventplane_appended_bytes_total",
-        Unit::Bytes,
-        "Block bytes committed."
-    );
-    describe_counter!(
-        "eventplane_commits_total",
-        Unit::Count,
-        "Batches committed."
-    );
+    describe_counter!("eventplane_appended_records_total", Unit::Count, "Records committed.");
+    describe_counter!("eventplane_appended_bytes_total", Unit::Bytes, "Block bytes committed.");
+    describe_counter!("eventplane_commits_total", Unit::Count, "Batches committed.");
     describe_counter!(
         "eventplane_delivered_records_total",
         Unit::Count,
@@ -51,36 +39,12 @@ pub(crate) fn describe() {
         Unit::Bytes,
         "Block bytes the consumer read in catch-up or cold."
     );
-    describe_counter!(
-        "eventplane_long_batches_total",
-        Unit::Count,
-        "Write batches held too long."
-    );
-    describe_gauge!(
-        "eventplane_committed_lsn",
-        Unit::Count,
-        "Last LSN that consumers may see."
-    );
-    describe_gauge!(
-        "eventplane_durable_lsn",
-        Unit::Count,
-        "Last LSN on stable storage."
-    );
-    describe_gauge!(
-        "eventplane_consumer_lsn",
-        Unit::Count,
-        "Last LSN processed."
-    );
-    describe_gauge!(
-        "eventplane_consumer_lag_records",
-        Unit::Count,
-        "Records not processed yet."
-    );
-    describe_gauge!(
-        "eventplane_consumer_lag_bytes",
-        Unit::Bytes,
-        "Log bytes not processed yet."
-    );
+    describe_counter!("eventplane_long_batches_total", Unit::Count, "Write batches held too long.");
+    describe_gauge!("eventplane_committed_lsn", Unit::Count, "Last LSN that consumers may see.");
+    describe_gauge!("eventplane_durable_lsn", Unit::Count, "Last LSN on stable storage.");
+    describe_gauge!("eventplane_consumer_lsn", Unit::Count, "Last LSN processed.");
+    describe_gauge!("eventplane_consumer_lag_records", Unit::Count, "Records not processed yet.");
+    describe_gauge!("eventplane_consumer_lag_bytes", Unit::Bytes, "Log bytes not processed yet.");
     describe_gauge!(
         "eventplane_consumer_lag_seconds",
         Unit::Seconds,
@@ -91,63 +55,19 @@ pub(crate) fn describe() {
         Unit::Bytes,
         "Bytes that may be written before retention deletes what the consumer needs next."
     );
-    describe_gauge!(
-        "eventplane_consumer_pinned_bytes",
-        Unit::Bytes,
-        "Bytes its leases pin."
-    );
-    describe_gauge!(
-        "eventplane_consumer_tier",
-        Unit::Count,
-        "1 for the tier it is in, else 0."
-    );
-    describe_gauge!(
-        "eventplane_ring_pinned_bytes",
-        Unit::Bytes,
-        "Bytes that all leases pin."
-    );
-    describe_gauge!(
-        "eventplane_wal_bytes",
-        Unit::Bytes,
-        "Size of the log's segment files."
-    );
-    describe_gauge!(
-        "eventplane_wal_segments",
-        Unit::Count,
-        "Number of the log's segment files."
-    );
-    describe_gauge!(
-        "eventplane_poisoned",
-        Unit::Count,
-        "1 after a failed write or sync."
-    );
-    describe_gauge!(
-        "eventplane_io_uring",
-        Unit::Count,
-        "1 if io_uring carries the writes."
-    );
-    describe_gauge!(
-        "eventplane_direct_io",
-        Unit::Count,
-        "1 if writes bypass the page cache."
-    );
+    describe_gauge!("eventplane_consumer_pinned_bytes", Unit::Bytes, "Bytes its leases pin.");
+    describe_gauge!("eventplane_consumer_tier", Unit::Count, "1 for the tier it is in, else 0.");
+    describe_gauge!("eventplane_ring_pinned_bytes", Unit::Bytes, "Bytes that all leases pin.");
+    describe_gauge!("eventplane_wal_bytes", Unit::Bytes, "Size of the log's segment files.");
+    describe_gauge!("eventplane_wal_segments", Unit::Count, "Number of the log's segment files.");
+    describe_gauge!("eventplane_poisoned", Unit::Count, "1 after a failed write or sync.");
+    describe_gauge!("eventplane_io_uring", Unit::Count, "1 if io_uring carries the writes.");
+    describe_gauge!("eventplane_direct_io", Unit::Count, "1 if writes bypass the page cache.");
     for (name, what) in [
-        (
-            "eventplane_commit_duration_seconds",
-            "From commit to durable.",
-        ),
-        (
-            "eventplane_callback_duration_seconds",
-            "Duration of a callback.",
-        ),
-        (
-            "eventplane_replay_page_duration_seconds",
-            "Reading and checking a page of replay.",
-        ),
-        (
-            "eventplane_delivery_duration_seconds",
-            "From append to callback.",
-        ),
+        ("eventplane_commit_duration_seconds", "From commit to durable."),
+        ("eventplane_callback_duration_seconds", "Duration of a callback."),
+        ("eventplane_replay_page_duration_seconds", "Reading and checking a page of replay."),
+        ("eventplane_delivery_duration_seconds", "From append to callback."),
     ] {
         describe_histogram!(name, Unit::Seconds, what);
     }
@@ -161,10 +81,7 @@ pub(crate) struct Total {
 
 impl Total {
     fn new(counter: Counter) -> Total {
-        Total {
-            counter,
-            told: AtomicU64::new(0),
-        }
+        Total { counter, told: AtomicU64::new(0) }
     }
 
     /// Relaxed: only the supervisor calls this.
@@ -249,11 +166,7 @@ impl ConsumerMetrics {
     pub(crate) fn new(name: &str, labels: ConsumerLabels) -> ConsumerMetrics {
         let label = match labels {
             ConsumerLabels::Name => name.to_owned(),
-            ConsumerLabels::Group => name
-                .split(['/', ':', '-'])
-                .next()
-                .unwrap_or(name)
-                .to_owned(),
+            ConsumerLabels::Group => name.split(['/', ':', '-']).next().unwrap_or(name).to_owned(),
             ConsumerLabels::Off => "all".to_owned(),
         };
         let of = |metric: &'static str| gauge!(metric, "consumer" => label.clone());
@@ -306,11 +219,7 @@ impl ConsumerMetrics {
         self.lag_records.set(sample.lag_records as f64);
         self.lag_bytes.set(sample.lag_bytes as f64);
         self.lag_seconds.set(sample.lag_seconds);
-        self.lead_bytes.set(
-            sample
-                .lead_bytes
-                .map_or(f64::INFINITY, |bytes| bytes as f64),
-        );
+        self.lead_bytes.set(sample.lead_bytes.map_or(f64::INFINITY, |bytes| bytes as f64));
         self.pinned_bytes.set(sample.pinned_bytes as f64);
     }
 }

@@ -6,29 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::builder::Builder;
-use crate::bus::Bus;
+use crate::bus::{Builder, Bus};
 use crate::consumer::{Ack, Batch, Callbacks, Consumer, Progress, Subscribe, Subscription};
-use crate::disk::{Disk, FaultyDisk};
 pub use crate::disk::{Fault, Faults, Hold, Op};
 use crate::error::Result;
 use crate::policy::{Phase, Reason};
-
-/// What a test puts between the bus and the world.
-#[derive(Clone, Default)]
-pub(crate) struct Instruments {
-    pub(crate) clock: Option<Arc<AtomicU64>>,
-    pub(crate) faults: Option<Faults>,
-}
-
-impl Instruments {
-    pub(crate) fn wrap(&self, disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
-        match &self.faults {
-            Some(faults) => Arc::new(FaultyDisk::new(disk, faults.clone())),
-            None => disk,
-        }
-    }
-}
 
 /// A clock that stands still until it is told.
 #[derive(Clone, Debug)]
@@ -104,11 +86,7 @@ impl Bus {
             Force::Shed => Phase::Shed,
             Force::Replaying => Phase::Replaying,
         };
-        for state in plane
-            .consumers()
-            .iter()
-            .filter(|state| state.name == consumer)
-        {
+        for state in plane.consumers().iter().filter(|state| state.name == consumer) {
             plane.apply(state, &mut state.tiering.lock(), phase, reason);
         }
     }
@@ -135,11 +113,7 @@ impl Subscribe {
     {
         let (consumer, callbacks) = self.begin(Box::new(callback))?;
         let handle = Subscription::by_hand(&consumer);
-        Ok(ManualSubscription {
-            consumer,
-            callbacks,
-            handle,
-        })
+        Ok(ManualSubscription { consumer, callbacks, handle })
     }
 }
 
@@ -167,9 +141,7 @@ pub struct ManualSubscription {
 
 impl fmt::Debug for ManualSubscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ManualSubscription")
-            .field("name", &self.handle.name())
-            .finish()
+        f.debug_struct("ManualSubscription").field("name", &self.handle.name()).finish()
     }
 }
 

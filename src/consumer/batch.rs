@@ -29,10 +29,7 @@ impl Lender<'_> {
     fn lend(&self, payload: &[u8]) -> Result<Payload> {
         let Some(slab) = self.slab else {
             let charge = self.account.charge(payload.len() as u64)?;
-            return Ok(Payload::Copied {
-                bytes: payload.into(),
-                _charge: Some(charge),
-            });
+            return Ok(Payload::Copied { bytes: payload.into(), _charge: Some(charge) });
         };
         let pin = match self.pin.get() {
             Some(pin) => Arc::clone(pin),
@@ -41,10 +38,7 @@ impl Lender<'_> {
                 || pin
             })),
         };
-        Ok(Payload::Pinned {
-            bytes: NonNull::from(payload),
-            _pin: pin,
-        })
+        Ok(Payload::Pinned { bytes: NonNull::from(payload), _pin: pin })
     }
 }
 
@@ -81,15 +75,7 @@ impl<'a> Batch<'a> {
         filter: &'a Filter,
         lender: Lender<'a>,
     ) -> Batch<'a> {
-        Batch {
-            run,
-            records,
-            first,
-            last,
-            tier,
-            filter,
-            lender,
-        }
+        Batch { run, records, first, last, tier, filter, lender }
     }
 
     /// How many records it holds; never none.
@@ -125,11 +111,7 @@ impl<'a> Batch<'a> {
     /// The records.
     #[must_use]
     pub fn iter(&self) -> BatchIter<'_> {
-        BatchIter {
-            run: self.run.clone(),
-            filter: self.filter,
-            lender: &self.lender,
-        }
+        BatchIter { run: self.run.clone(), filter: self.filter, lender: &self.lender }
     }
 }
 
@@ -164,14 +146,7 @@ impl<'b> Iterator for BatchIter<'b> {
             let (lsn, time_nanos, raw) = self.run.next()?;
             if self.filter.all() || self.filter.matches(raw.kind, raw.key) {
                 let (kind, key, payload) = (raw.kind, raw.key, raw.payload);
-                return Some(Record {
-                    lsn,
-                    time_nanos,
-                    kind,
-                    key,
-                    payload,
-                    lender: self.lender,
-                });
+                return Some(Record { lsn, time_nanos, kind, key, payload, lender: self.lender });
             }
         }
     }
@@ -252,28 +227,13 @@ impl<'b> Record<'b> {
     /// Leases it while the share lasts, else copies it.
     pub(crate) fn lease_or_copy(&self) -> OwnedRecord {
         self.lease().unwrap_or_else(|_| {
-            self.owned(Payload::Copied {
-                bytes: self.payload.into(),
-                _charge: None,
-            })
+            self.owned(Payload::Copied { bytes: self.payload.into(), _charge: None })
         })
     }
 
     fn owned(&self, payload: Payload) -> OwnedRecord {
-        let Record {
-            lsn,
-            time_nanos,
-            kind,
-            key,
-            ..
-        } = *self;
-        OwnedRecord {
-            lsn,
-            time_nanos,
-            kind,
-            key,
-            payload,
-        }
+        let Record { lsn, time_nanos, kind, key, .. } = *self;
+        OwnedRecord { lsn, time_nanos, kind, key, payload }
     }
 }
 

@@ -34,11 +34,7 @@ const TEMPORARY_NAME: &str = "checkpoints.tmp";
 
 impl Checkpoints {
     pub(crate) fn in_memory() -> Checkpoints {
-        Checkpoints {
-            file: None,
-            stored: Mutex::default(),
-            foreign: BTreeMap::new(),
-        }
+        Checkpoints { file: None, stored: Mutex::default(), foreign: BTreeMap::new() }
     }
 
     pub(crate) fn open(
@@ -46,12 +42,7 @@ impl Checkpoints {
         dir: PathBuf,
         (log_id, generation): (LogId, u64),
     ) -> Result<Checkpoints> {
-        let file = File {
-            disk,
-            dir,
-            log_id,
-            generation,
-        };
+        let file = File { disk, dir, log_id, generation };
         let mut stored = BTreeMap::new();
         if let Some(found) = file.read(NAME)? {
             if (found.log_id, found.generation) == (log_id, generation) {
@@ -71,11 +62,7 @@ impl Checkpoints {
                 .advise("subscribe with `start_at` to say where it starts in this log");
             foreign.extend(found.entries.into_iter().map(|e| (e.name, error.clone())));
         }
-        Ok(Checkpoints {
-            file: Some(file),
-            stored: Mutex::new(stored),
-            foreign,
-        })
+        Ok(Checkpoints { file: Some(file), stored: Mutex::new(stored), foreign })
     }
 
     /// The stored checkpoint; an error if it is one of another log, or lies beyond the end.
@@ -138,11 +125,7 @@ impl File {
     fn read(&self, name: &str) -> Result<Option<format::Checkpoints>> {
         let path = self.dir.join(name);
         let failed = |e| Error::io("cannot read the checkpoints", &path, e);
-        let mode = OpenMode {
-            write: false,
-            create: false,
-            direct: false,
-        };
+        let mode = OpenMode { write: false, create: false, direct: false };
         let file = match self.disk.open(&path, mode) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -157,12 +140,11 @@ impl File {
         let read = file.read_at(&mut bytes, 0).map_err(failed)?;
         let decoded = format::Checkpoints::decode(bytes.get(..read).unwrap_or(&[]));
         decoded.map(Some).map_err(|error| match error {
-            FormatError::Version(_) | FormatError::RequiredFeatures(_) => Error::new(
-                ErrorKind::Unsupported,
-                "this build cannot read the checkpoints",
-            )
-            .at_path(&path)
-            .because(error),
+            FormatError::Version(_) | FormatError::RequiredFeatures(_) => {
+                Error::new(ErrorKind::Unsupported, "this build cannot read the checkpoints")
+                    .at_path(&path)
+                    .because(error)
+            }
             other => damaged("the checkpoint file is damaged").because(other),
         })
     }
@@ -170,9 +152,7 @@ impl File {
     fn set_aside(&self) -> Result<()> {
         let path = self.dir.join(NAME);
         let failed = |e| Error::io("cannot set foreign checkpoints aside", &path, e);
-        self.disk
-            .rename(&path, &self.dir.join(FOREIGN_NAME))
-            .map_err(failed)?;
+        self.disk.rename(&path, &self.dir.join(FOREIGN_NAME)).map_err(failed)?;
         self.disk.sync_dir(&self.dir).map_err(failed)
     }
 
@@ -180,20 +160,14 @@ impl File {
         let path = self.dir.join(NAME);
         let temporary = self.dir.join(TEMPORARY_NAME);
         let failed = |e| Error::io("cannot store the checkpoints", &path, e);
-        let entry = |(name, lsn): (&String, &Lsn)| CheckpointEntry {
-            name: name.clone(),
-            lsn: lsn.get(),
-        };
+        let entry =
+            |(name, lsn): (&String, &Lsn)| CheckpointEntry { name: name.clone(), lsn: lsn.get() };
         let content = format::Checkpoints {
             log_id: self.log_id,
             generation: self.generation,
             entries: values.iter().map(entry).collect(),
         };
-        let mode = OpenMode {
-            write: true,
-            create: true,
-            direct: false,
-        };
+        let mode = OpenMode { write: true, create: true, direct: false };
         let file = match self.disk.open(&temporary, mode) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 self.disk.remove(&temporary).map_err(failed)?;

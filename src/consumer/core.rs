@@ -103,12 +103,7 @@ impl Consumer {
         options: ConsumerOptions,
     ) -> Consumer {
         let phase = state.tiering.lock().phase;
-        let ConsumerOptions {
-            filter,
-            limits,
-            retry,
-            on_loss,
-        } = options;
+        let ConsumerOptions { filter, limits, retry, on_loss } = options;
         Consumer {
             dice: state.id,
             plane,
@@ -269,20 +264,11 @@ impl Consumer {
         let plane = Arc::clone(&self.plane);
         let geometry = &plane.log.geometry;
         let singly = self.cursor.next_lsn <= self.singly_through;
-        let limits = if singly {
-            PageLimits {
-                records: 1,
-                ..self.limits
-            }
-        } else {
-            self.limits
-        };
+        let limits = if singly { PageLimits { records: 1, ..self.limits } } else { self.limits };
         let mut more = false;
         loop {
             let want = self.want();
-            let brought = self
-                .held
-                .bring(plane.supply(), want, &mut self.cursor, seen, more)?;
+            let brought = self.held.bring(plane.supply(), want, &mut self.cursor, seen, more)?;
             if brought != Brought::Ready {
                 return Ok(Err(brought));
             }
@@ -313,10 +299,7 @@ impl Consumer {
         self.state.replayed[tier].fetch_add(scan.block_bytes, Ordering::Relaxed);
         if let Some(begun) = begun {
             let took = self.plane.log.clock.now().saturating_sub(begun);
-            self.state
-                .metrics
-                .page_seconds
-                .record(Duration::from_nanos(took));
+            self.state.metrics.page_seconds.record(Duration::from_nanos(took));
         }
     }
 
@@ -325,10 +308,7 @@ impl Consumer {
         self.with_batch(scan, |state, batch, time_nanos| {
             let begun = clock.now();
             let waited = clock.wall().saturating_sub(time_nanos);
-            state
-                .metrics
-                .delivery_seconds
-                .record(Duration::from_nanos(waited));
+            state.metrics.delivery_seconds.record(Duration::from_nanos(waited));
             state.last_time_nanos.store(time_nanos, Ordering::Relaxed);
             state.in_callback.store(true, Ordering::Relaxed);
             IN_CALLBACK.set(state.id);
@@ -336,10 +316,7 @@ impl Consumer {
             IN_CALLBACK.set(0);
             state.in_callback.store(false, Ordering::Relaxed);
             let took = clock.now().saturating_sub(begun);
-            state
-                .metrics
-                .callback_seconds
-                .record(Duration::from_nanos(took));
+            state.metrics.callback_seconds.record(Duration::from_nanos(took));
             outcome.unwrap_or_else(|panic| Err(panic_text(&*panic).into()))
         })
     }
@@ -350,11 +327,8 @@ impl Consumer {
         let run = RunIter::new(window, scan);
         let time_nanos = run.time_nanos();
         let lsns = (scan.from.next_lsn, scan.to.next_lsn.previous());
-        let lender = Lender {
-            account: &self.state.account,
-            slab: self.held.slab(),
-            pin: OnceCell::new(),
-        };
+        let lender =
+            Lender { account: &self.state.account, slab: self.held.slab(), pin: OnceCell::new() };
         let tier = self.phase.tier();
         let batch = Batch::new((run, scan.matched), lsns, tier, &self.filter, lender);
         then(&self.state, &batch, time_nanos)
@@ -453,10 +427,7 @@ impl Consumer {
         self.state.failures.fetch_add(1, Ordering::Relaxed);
         let (consumer, lsn) = (&*self.state.name, scan.from.next_lsn);
         tracing::warn!(consumer, %lsn, error = %failure, "a callback failed");
-        let exhausted = self
-            .retry
-            .attempts
-            .is_some_and(|max| self.attempts + 1 >= max);
+        let exhausted = self.retry.attempts.is_some_and(|max| self.attempts + 1 >= max);
         self.singly_through = self.singly_through.max(scan.to.next_lsn.previous());
         if !exhausted {
             let delay = self.next_delay();
@@ -565,13 +536,7 @@ impl Consumer {
         tracing::error!(consumer = &*self.state.name, %lsn, %error, "parked");
         self.held = Held::None;
         self.state.set_activity(Activity::Parked);
-        self.tell(
-            &Signal::Parked {
-                lsn,
-                error: error.clone(),
-            },
-            subscriber,
-        );
+        self.tell(&Signal::Parked { lsn, error: error.clone() }, subscriber);
         self.state.control(|control| control.parked = Some(error));
         self.state.changed.notify();
         Progress::Waiting

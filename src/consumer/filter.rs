@@ -42,29 +42,20 @@ impl Filter {
         for kind in kinds {
             bits[usize::from(kind) / 64] |= 1 << (kind % 64);
         }
-        Filter {
-            kinds: Some(bits.into()),
-            ..Filter::default()
-        }
+        Filter { kinds: Some(bits.into()), ..Filter::default() }
     }
 
     /// Records with these keys.
     #[must_use]
     pub fn keys(keys: impl IntoIterator<Item = u64>) -> Filter {
-        Filter {
-            keys: Some(Arc::new(keys.into_iter().collect())),
-            ..Filter::default()
-        }
+        Filter { keys: Some(Arc::new(keys.into_iter().collect())), ..Filter::default() }
     }
 
     /// Records for which `choice(kind, key)` is true. It runs on the consumer's thread, for every
     /// record, and must not panic.
     #[must_use]
     pub fn by(choice: impl Fn(u16, u64) -> bool + Send + Sync + 'static) -> Filter {
-        Filter {
-            choice: Some(Arc::new(choice)),
-            ..Filter::default()
-        }
+        Filter { choice: Some(Arc::new(choice)), ..Filter::default() }
     }
 
     /// Records that both filters let through.

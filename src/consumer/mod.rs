@@ -1,17 +1,17 @@
 //! The event plane: consumers, each a cursor with a callback.
 
-mod batch;
-mod checkpoints;
-mod core;
 mod filter;
 mod options;
 mod pins;
-mod plane;
-mod reader;
+mod batch;
+mod checkpoints;
 mod state;
-mod subscription;
-mod thread;
 mod tiering;
+mod plane;
+mod core;
+mod thread;
+mod subscription;
+mod reader;
 
 pub use batch::{Batch, BatchIter, OwnedRecord, Record};
 pub(crate) use checkpoints::Checkpoints;

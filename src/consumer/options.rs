@@ -49,29 +49,19 @@ impl Retry {
     /// Waits `min`, then twice as long each time up to `max`, with jitter. Ten attempts.
     #[must_use]
     pub const fn exponential(min: Duration, max: Duration) -> Retry {
-        Retry {
-            min,
-            max,
-            attempts: Some(limits::RETRY_ATTEMPTS),
-        }
+        Retry { min, max, attempts: Some(limits::RETRY_ATTEMPTS) }
     }
 
     /// Gives up after this many deliveries of the same record; at least one.
     #[must_use]
     pub const fn attempts(self, attempts: u32) -> Retry {
-        Retry {
-            attempts: Some(if attempts == 0 { 1 } else { attempts }),
-            ..self
-        }
+        Retry { attempts: Some(if attempts == 0 { 1 } else { attempts }), ..self }
     }
 
     /// Never gives up.
     #[must_use]
     pub const fn forever(self) -> Retry {
-        Retry {
-            attempts: None,
-            ..self
-        }
+        Retry { attempts: None, ..self }
     }
 }
 

@@ -86,11 +86,7 @@ impl PinBudget {
 
 impl Account {
     pub(crate) fn new(budget: &Arc<PinBudget>) -> Account {
-        Account {
-            budget: Arc::clone(budget),
-            pinned: AtomicU64::new(0),
-            slabs: Mutex::default(),
-        }
+        Account { budget: Arc::clone(budget), pinned: AtomicU64::new(0), slabs: Mutex::default() }
     }
 
     pub(crate) fn pinned_bytes(&self) -> u64 {
@@ -115,28 +111,18 @@ impl Account {
                 budget.budget_bytes
             )));
         }
-        Ok(Charge {
-            account: Arc::clone(self),
-            bytes,
-        })
+        Ok(Charge { account: Arc::clone(self), bytes })
     }
 
     /// Pins a slab; charged once for all leases in it.
     pub(crate) fn pin(self: &Arc<Self>, slab: &Arc<Slab>) -> Result<Arc<SlabPin>> {
         let mut slabs = self.slabs.lock();
         let number = slab.number();
-        if let Some(pin) = slabs
-            .iter()
-            .find(|(n, _)| *n == number)
-            .and_then(|(_, p)| p.upgrade())
-        {
+        if let Some(pin) = slabs.iter().find(|(n, _)| *n == number).and_then(|(_, p)| p.upgrade()) {
             return Ok(pin);
         }
         let charge = self.charge(self.budget.slab_bytes)?;
-        let pin = Arc::new(SlabPin {
-            slab: Some(Arc::clone(slab)),
-            charge,
-        });
+        let pin = Arc::new(SlabPin { slab: Some(Arc::clone(slab)), charge });
         slabs.retain(|(n, pin)| *n != number && pin.strong_count() > 0);
         slabs.push((number, Arc::downgrade(&pin)));
         Ok(pin)

@@ -51,11 +51,8 @@ impl Plane {
         checkpoints: Checkpoints,
     ) -> Plane {
         let policy = Policy::new(&options, replay.is_some());
-        let budget = PinBudget::new(
-            options.pin_budget_bytes,
-            options.pin_share_bytes(),
-            options.slab_bytes,
-        );
+        let budget =
+            PinBudget::new(options.pin_budget_bytes, options.pin_share_bytes(), options.slab_bytes);
         Plane {
             options,
             policy,
@@ -104,9 +101,7 @@ impl Plane {
     }
 
     pub(crate) fn leave(&self, state: &Arc<State>) {
-        self.consumers
-            .lock()
-            .retain(|other| !Arc::ptr_eq(other, state));
+        self.consumers.lock().retain(|other| !Arc::ptr_eq(other, state));
         self.log.ring.sleepers.remove(&state.sleeper);
     }
 
@@ -184,16 +179,11 @@ impl Plane {
             Start::Latest => {
                 let seen = self.log.ring.committed.load();
                 // The LSN may be newer than the position: then the walk passes over the difference.
-                Ok(Cursor::seeking(
-                    seen.position(),
-                    self.log.ring.committed_lsn().next(),
-                ))
+                Ok(Cursor::seeking(seen.position(), self.log.ring.committed_lsn().next()))
             }
             Start::Lsn(lsn) => self.cursor_at(lsn),
             Start::Time(time) => {
-                let nanos = time
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |d| d.as_nanos() as u64);
+                let nanos = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
                 self.cursor_at_time(nanos)
             }
         }
@@ -265,11 +255,7 @@ impl Plane {
     /// What a source may be opened from.
     pub(crate) fn supply(&self) -> Supply<'_> {
         let Log { ring, geometry, .. } = &*self.log;
-        Supply {
-            ring,
-            geometry: *geometry,
-            replay: self.replay.as_ref(),
-        }
+        Supply { ring, geometry: *geometry, replay: self.replay.as_ref() }
     }
 
     // ---- status ----------------------------------------------------------------------------
@@ -284,11 +270,7 @@ impl Plane {
             0
         } else {
             let last = state.last_time_nanos.load(Ordering::Relaxed);
-            if last == 0 {
-                0
-            } else {
-                self.log.clock.wall().saturating_sub(last)
-            }
+            if last == 0 { 0 } else { self.log.clock.wall().saturating_sub(last) }
         };
         let counts = |of: &[std::sync::atomic::AtomicU64; 3]| {
             [0, 1, 2].map(|i: usize| of[i].load(Ordering::Relaxed))
@@ -297,11 +279,7 @@ impl Plane {
         ConsumerSample {
             lsn,
             lag_records,
-            lag_bytes: if lag_records == 0 {
-                0
-            } else {
-                committed.saturating_sub(position)
-            },
+            lag_bytes: if lag_records == 0 { 0 } else { committed.saturating_sub(position) },
             lag_seconds: lag_nanos as f64 / 1e9,
             lead_bytes: retainer
                 .and_then(|r| r.lead_bytes(position, committed, state.durable_name)),

@@ -37,17 +37,14 @@ struct Ready(VecDeque<OwnedRecord>);
 
 impl Subscriber for Ready {
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<Ack, Failure> {
-        self.0
-            .extend(batch.iter().map(|record| record.lease_or_copy()));
+        self.0.extend(batch.iter().map(|record| record.lease_or_copy()));
         Ok(Ack::All)
     }
 }
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader")
-            .field("ready", &self.ready.0.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Reader").field("ready", &self.ready.0.len()).finish_non_exhaustive()
     }
 }
 
@@ -59,25 +56,12 @@ impl Reader {
         let number = NEXT_READER.fetch_add(1, Ordering::Relaxed);
         let options = ConsumerOptions {
             filter,
-            limits: PageLimits {
-                records: FETCH_RECORDS,
-                bytes: limits::BATCH_BYTES_MAX,
-            },
+            limits: PageLimits { records: FETCH_RECORDS, bytes: limits::BATCH_BYTES_MAX },
             retry: Retry::default(),
             on_loss: OnPositionLost::Fail,
         };
-        let consumer = enter(
-            plane,
-            format!("{READER_PREFIX}{number}"),
-            false,
-            cursor,
-            options,
-        )?;
-        Ok(Reader {
-            consumer,
-            ready: Ready::default(),
-            idle: 0,
-        })
+        let consumer = enter(plane, format!("{READER_PREFIX}{number}"), false, cursor, options)?;
+        Ok(Reader { consumer, ready: Ready::default(), idle: 0 })
     }
 
     /// The next record if there is one.
@@ -112,9 +96,7 @@ impl Reader {
             let word = self.consumer.state().sleeper.word.read();
             let progress = self.consumer.poll(&mut self.ready);
             let left = deadline.map_or(limits::SLEEP_MAX, |deadline| {
-                deadline
-                    .saturating_duration_since(Instant::now())
-                    .min(limits::SLEEP_MAX)
+                deadline.saturating_duration_since(Instant::now()).min(limits::SLEEP_MAX)
             });
             match progress {
                 Progress::Moved => {

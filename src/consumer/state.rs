@@ -144,18 +144,15 @@ impl State {
 
     /// Everything before the cursor is processed.
     pub(crate) fn publish(&self, cursor: &Cursor) {
-        self.position
-            .store(cursor.block + u64::from(cursor.offset), Ordering::Relaxed);
+        self.position.store(cursor.block + u64::from(cursor.offset), Ordering::Relaxed);
         // SeqCst: then `changed.notify` looks for waiters.
-        self.processed
-            .store(cursor.next_lsn.previous().get(), Ordering::SeqCst);
+        self.processed.store(cursor.next_lsn.previous().get(), Ordering::SeqCst);
         self.changed.notify();
     }
 
     pub(crate) fn apply_seek(&self, cursor: &Cursor, epoch: u64) {
         self.position.store(cursor.block, Ordering::Relaxed);
-        self.processed
-            .store(cursor.next_lsn.previous().get(), Ordering::SeqCst);
+        self.processed.store(cursor.next_lsn.previous().get(), Ordering::SeqCst);
         self.seeks_applied.store(epoch, Ordering::SeqCst);
         self.changed.notify();
     }

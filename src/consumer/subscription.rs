@@ -37,9 +37,7 @@ pub struct Subscribe {
 
 impl fmt::Debug for Subscribe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscribe")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Subscribe").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -144,39 +142,18 @@ impl Subscribe {
         let (consumer, callbacks) = self.begin(Box::new(callback))?;
         let (plane, state) = (Arc::clone(consumer.plane()), Arc::clone(consumer.state()));
         let builder = thread::Builder::new().name(format!("ep:{}", state.name));
-        let thread = builder
-            .spawn(move || run(consumer, callbacks))
-            .map_err(|e| {
-                plane.leave(&state);
-                Error::new(ErrorKind::Io, "cannot start the consumer's thread").because(e)
-            })?;
-        Ok(Subscription {
-            plane,
-            state,
-            thread: Arc::new(Mutex::new(Some(thread))),
-        })
+        let thread = builder.spawn(move || run(consumer, callbacks)).map_err(|e| {
+            plane.leave(&state);
+            Error::new(ErrorKind::Io, "cannot start the consumer's thread").because(e)
+        })?;
+        Ok(Subscription { plane, state, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// The consumer, entered and with its first checkpoint stored, not running yet.
     pub(crate) fn begin(self, deliver: Box<DeliverFn>) -> Result<(Consumer, Callbacks)> {
-        let Subscribe {
-            plane,
-            name,
-            start_if_new,
-            start_at,
-            options,
-            signal,
-            dead_letter,
-        } = self;
+        let Subscribe { plane, name, start_if_new, start_at, options, signal, dead_letter } = self;
         let consumer = begin(plane, name, (start_if_new, start_at), options)?;
-        Ok((
-            consumer,
-            Callbacks {
-                deliver,
-                signal,
-                dead_letter,
-            },
-        ))
+        Ok((consumer, Callbacks { deliver, signal, dead_letter }))
     }
 }
 
@@ -188,10 +165,7 @@ fn begin(
     options: ConsumerOptions,
 ) -> Result<Consumer> {
     if name.is_empty() || name.len() > limits::CONSUMER_NAME_BYTES_MAX {
-        let what = format!(
-            "a consumer's name has 1 to 255 bytes, this one {}",
-            name.len()
-        );
+        let what = format!("a consumer's name has 1 to 255 bytes, this one {}", name.len());
         return Err(Error::new(ErrorKind::InvalidOption, what));
     }
     if name.starts_with(READER_PREFIX) {
@@ -200,9 +174,7 @@ fn begin(
     }
     let stored = match start_at {
         Some(_) => None,
-        None => plane
-            .checkpoints
-            .get(&name, plane.log.ring.committed_lsn())?,
+        None => plane.checkpoints.get(&name, plane.log.ring.committed_lsn())?,
     };
     let cursor = match (start_at, stored) {
         (Some(start), _) => plane.cursor(start)?,
@@ -249,14 +221,7 @@ pub(crate) fn enter(
     let tiering = Tiering::new(phase, plane.log.clock.now());
     let account = Arc::new(Account::new(&plane.budget));
     let metrics = ConsumerMetrics::new(&name, plane.options.labels);
-    let state = Arc::new(State::new(
-        name,
-        durable_name,
-        account,
-        cursor,
-        tiering,
-        metrics,
-    ));
+    let state = Arc::new(State::new(name, durable_name, account, cursor, tiering, metrics));
     plane.enter(&state)?;
     Ok(Consumer::new(plane, state, cursor, options))
 }
@@ -279,9 +244,7 @@ pub struct Subscription {
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription")
-            .field("name", &self.state.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Subscription").field("name", &self.state.name).finish_non_exhaustive()
     }
 }
 
@@ -359,10 +322,7 @@ impl Subscription {
             self.plane.log.poisoned().filter(|_| drained).map(Err)
         });
         answer.unwrap_or_else(|| {
-            let what = format!(
-                "{:?} has not processed LSN {lsn} in {timeout:?}",
-                self.state.name
-            );
+            let what = format!("{:?} has not processed LSN {lsn} in {timeout:?}", self.state.name);
             Err(Error::new(ErrorKind::Timeout, what))
         })
     }
@@ -405,11 +365,7 @@ impl Subscription {
     #[cfg(feature = "testing")]
     pub(crate) fn by_hand(consumer: &Consumer) -> Subscription {
         let (plane, state) = (Arc::clone(consumer.plane()), Arc::clone(consumer.state()));
-        Subscription {
-            plane,
-            state,
-            thread: Arc::default(),
-        }
+        Subscription { plane, state, thread: Arc::default() }
     }
 
     fn refuse_own_callback(&self, what: &str) -> Result<()> {
@@ -422,10 +378,7 @@ impl Subscription {
     }
 
     fn stopped(&self) -> Error {
-        Error::new(
-            ErrorKind::Stopped,
-            format!("{:?} has stopped", self.state.name),
-        )
+        Error::new(ErrorKind::Stopped, format!("{:?} has stopped", self.state.name))
     }
 }
 
@@ -434,10 +387,7 @@ pub(crate) fn stop(state: &State, deadline: Duration) -> Result<()> {
     state.order(|control| control.stop = true);
     let finished = || state.control(|control| control.finished).then_some(());
     state.changed.wait(deadline, finished).ok_or_else(|| {
-        let what = format!(
-            "the callback of {:?} has not returned in {deadline:?}",
-            state.name
-        );
+        let what = format!("the callback of {:?} has not returned in {deadline:?}", state.name);
         Error::new(ErrorKind::Timeout, what)
     })
 }

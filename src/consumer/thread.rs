@@ -33,10 +33,7 @@ impl Subscriber for Callbacks {
     }
 
     fn dead_letter(&mut self, batch: &Batch<'_>, why: &Failure) -> bool {
-        self.dead_letter
-            .as_mut()
-            .map(|take| take(batch, why))
-            .is_some()
+        self.dead_letter.as_mut().map(|take| take(batch, why)).is_some()
     }
 
     fn takes_dead_letters(&self) -> bool {
@@ -57,11 +54,7 @@ pub(crate) fn run(mut consumer: Consumer, mut callbacks: Callbacks) {
             Progress::CaughtUp(seen) => idle = rest(&consumer, word, seen, idle, limits::SLEEP_MAX),
             Progress::NotBefore(at) => {
                 let left = at.saturating_sub(consumer.plane().log.clock.now());
-                consumer
-                    .state()
-                    .sleeper
-                    .word
-                    .sleep(word, Duration::from_nanos(left));
+                consumer.state().sleeper.word.sleep(word, Duration::from_nanos(left));
             }
             Progress::Waiting => consumer.state().sleeper.word.sleep(word, limits::SLEEP_MAX),
         }

@@ -81,10 +81,7 @@ impl Tiering {
         if to == Phase::Shed {
             self.falls.clear();
             let options = &plane.options;
-            let (min, max) = (
-                nanos(options.shed_backoff_min),
-                nanos(options.shed_backoff_max),
-            );
+            let (min, max) = (nanos(options.shed_backoff_min), nanos(options.shed_backoff_max));
             let forgiven = now.saturating_sub(self.backoff_until)
                 > nanos(limits::SHED_FORGIVEN_AFTER).saturating_add(self.backoff);
             self.backoff = if self.backoff == 0 || forgiven {
@@ -120,11 +117,7 @@ impl Plane {
         let lsn = state.processed();
         let able = state.activity() == Activity::Running;
         let window = nanos(self.options.flap_window);
-        while tiering
-            .falls
-            .front()
-            .is_some_and(|&at| now.saturating_sub(at) > window)
-        {
+        while tiering.falls.front().is_some_and(|&at| now.saturating_sub(at) > window) {
             tiering.falls.pop_front();
         }
         Observation {
@@ -139,10 +132,7 @@ impl Plane {
             pins_most_of_exhausted_budget: pins_most,
             falls: tiering.falls.len() as u32,
             backoff_over: now >= tiering.backoff_until,
-            permit_free: self
-                .replay
-                .as_ref()
-                .is_some_and(|replay| replay.cold.has_permit()),
+            permit_free: self.replay.as_ref().is_some_and(|replay| replay.cold.has_permit()),
         }
     }
 
@@ -150,12 +140,7 @@ impl Plane {
     pub(crate) fn apply(&self, state: &State, tiering: &mut Tiering, to: Phase, reason: Reason) {
         let from = tiering.phase.tier();
         let lsn = state.processed();
-        let lag_records = self
-            .log
-            .ring
-            .committed_lsn()
-            .get()
-            .saturating_sub(lsn.get());
+        let lag_records = self.log.ring.committed_lsn().get().saturating_sub(lsn.get());
         tiering.note(to, reason, self.log.clock.now(), self);
         let transition = Transition {
             consumer: state.name.clone(),
@@ -168,19 +153,10 @@ impl Plane {
         };
         tiering.last = Some(transition.clone());
         let mut signals = state.signals.lock();
-        signals.push_back(Signal::TierChanged {
-            from,
-            to: to.tier(),
-            reason,
-            lsn,
-        });
+        signals.push_back(Signal::TierChanged { from, to: to.tier(), reason, lsn });
         let leaves = matches!(to, Phase::CatchUp | Phase::Shed) && reason != Reason::Recovering;
         if leaves && std::mem::take(&mut tiering.caught_up) {
-            signals.push_back(Signal::FellBehind {
-                lsn,
-                lag_records,
-                reason,
-            });
+            signals.push_back(Signal::FellBehind { lsn, lag_records, reason });
         }
         drop(signals);
         state.metrics.transition(from, to.tier(), reason);

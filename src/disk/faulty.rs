@@ -77,13 +77,7 @@ impl Fault {
     }
 
     fn new(op: Op, effect: Effect) -> Fault {
-        Fault {
-            op,
-            effect,
-            path: None,
-            calls_before: 0,
-            repeats: false,
-        }
+        Fault { op, effect, path: None, calls_before: 0, repeats: false }
     }
 
     /// Strikes the `nth` matching call from now on; 1 is the next.
@@ -157,22 +151,14 @@ impl Faults {
 
     /// How often this was called, each attempt counted.
     pub fn calls(&self, op: Op) -> u64 {
-        self.shared
-            .plan
-            .lock()
-            .gates
-            .get(&op)
-            .map_or(0, |gate| gate.calls)
+        self.shared.plan.lock().gates.get(&op).map_or(0, |gate| gate.calls)
     }
 
     /// Makes every call of `op` wait until the returned value is dropped.
     #[must_use = "dropping the hold lets the calls go"]
     pub fn hold(&self, op: Op) -> Hold {
         self.shared.plan.lock().gates.entry(op).or_default().holds += 1;
-        Hold {
-            faults: self.clone(),
-            op,
-        }
+        Hold { faults: self.clone(), op }
     }
 
     /// One attempt of an operation: counts it, waits while it is held, then fails it, or says to
@@ -183,9 +169,7 @@ impl Faults {
         if plan.is_held(op) {
             plan.gates.entry(op).or_default().waiting += 1;
             self.shared.changed.notify_all();
-            self.shared
-                .changed
-                .wait_while(&mut plan, |plan| plan.is_held(op));
+            self.shared.changed.wait_while(&mut plan, |plan| plan.is_held(op));
             plan.gates.entry(op).or_default().waiting -= 1;
         }
         match plan.strike(op, paths) {
@@ -252,14 +236,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.faults
-            .shared
-            .plan
-            .lock()
-            .gates
-            .entry(self.op)
-            .or_default()
-            .holds -= 1;
+        self.faults.shared.plan.lock().gates.entry(self.op).or_default().holds -= 1;
         self.faults.shared.changed.notify_all();
     }
 }
@@ -289,32 +266,22 @@ impl Disk for FaultyDisk {
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let open = || self.disk.open(path, mode);
-        let file = if mode.create {
-            self.faults.whole(Op::Create, &[path], open)?
-        } else {
-            open()?
-        };
+        let file =
+            if mode.create { self.faults.whole(Op::Create, &[path], open)? } else { open()? };
         let faults = self.faults.clone();
-        Ok(Arc::new(FaultyFile {
-            file,
-            path: path.to_owned(),
-            faults,
-        }))
+        Ok(Arc::new(FaultyFile { file, path: path.to_owned(), faults }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.faults
-            .whole(Op::Rename, &[from, to], || self.disk.rename(from, to))
+        self.faults.whole(Op::Rename, &[from, to], || self.disk.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.faults
-            .whole(Op::Remove, &[path], || self.disk.remove(path))
+        self.faults.whole(Op::Remove, &[path], || self.disk.remove(path))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.faults
-            .whole(Op::SyncDir, &[dir], || self.disk.sync_dir(dir))
+        self.faults.whole(Op::SyncDir, &[dir], || self.disk.sync_dir(dir))
     }
 
     fn lock(&self, path: &Path, timeout: Duration) -> io::Result<Arc<dyn DiskLock>> {

@@ -23,11 +23,7 @@ pub(super) struct RealFile {
 impl RealFile {
     /// `direct` says whether `file` was opened with O_DIRECT.
     pub(super) fn new(file: File, direct: bool) -> RealFile {
-        RealFile {
-            file,
-            direct,
-            dsync_refused: AtomicBool::new(false),
-        }
+        RealFile { file, direct, dsync_refused: AtomicBool::new(false) }
     }
 
     /// Misaligned direct I/O is a bug of the caller, which some file systems would forgive and
@@ -36,11 +32,7 @@ impl RealFile {
         if !self.direct || is_aligned(bytes, offset) {
             return Ok(());
         }
-        debug_assert!(
-            false,
-            "misaligned direct I/O: {} bytes at {offset}",
-            bytes.len()
-        );
+        debug_assert!(false, "misaligned direct I/O: {} bytes at {offset}", bytes.len());
         Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "direct I/O needs memory, offset and length in multiples of 4096",
@@ -50,10 +42,7 @@ impl RealFile {
     /// One attempt at a durable write: pwritev2 with RWF_DSYNC.
     fn write_dsync(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let offset = file_offset(offset)?;
-        let part = libc::iovec {
-            iov_base: bytes.as_ptr().cast_mut().cast(),
-            iov_len: bytes.len(),
-        };
+        let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         // SAFETY: `part` describes `bytes`, which the caller lends us until the call is over and
         // which the kernel only reads; `self.file` keeps the descriptor open.
         let written =
@@ -79,11 +68,7 @@ impl DiskFile for RealFile {
             // A direct read stops between two multiples only where the file ends, and another
             // attempt from there is misaligned: some file systems fail it, whatever the length.
             let at_end = self.direct && !at.is_multiple_of(DIRECT_ALIGN as u64);
-            if at_end {
-                Ok(0)
-            } else {
-                self.file.read_at(rest, at)
-            }
+            if at_end { Ok(0) } else { self.file.read_at(rest, at) }
         })
     }
 
@@ -131,11 +116,7 @@ impl DiskFile for RealFile {
         match allocated {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EOPNOTSUPP)) => {
                 // Like fallocate, never shorten.
-                if self.len()? < len {
-                    self.file.set_len(len)
-                } else {
-                    Ok(())
-                }
+                if self.len()? < len { self.file.set_len(len) } else { Ok(()) }
             }
             result => result,
         }
@@ -226,18 +207,12 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T>
 
 /// The error for a write that succeeds without writing anything, which no retry would mend.
 pub(super) fn wrote_nothing() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::WriteZero,
-        "the disk accepted none of the bytes",
-    )
+    io::Error::new(io::ErrorKind::WriteZero, "the disk accepted none of the bytes")
 }
 
 /// Whether the kernel, the file system or the C library may mean the flag RWF_DSYNC by this.
 fn is_refusal(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS)
-    )
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS))
 }
 
 /// An offset or length as the system calls take it.

@@ -14,10 +14,7 @@ pub(super) struct PsyncQueue {
 
 impl PsyncQueue {
     pub(super) fn new(lock: Arc<dyn DiskLock>) -> PsyncQueue {
-        PsyncQueue {
-            done: Vec::with_capacity(QUEUE_DEPTH),
-            _lock: lock,
-        }
+        PsyncQueue { done: Vec::with_capacity(QUEUE_DEPTH), _lock: lock }
     }
 }
 

@@ -44,11 +44,7 @@ impl RealDisk {
     /// first file is opened.
     pub(crate) fn new(backend: Backend, direct: bool) -> io::Result<RealDisk> {
         let io_uring = backend != Backend::Psync;
-        let mode = Mutex::new(DiskMode {
-            io_uring,
-            direct,
-            why: None,
-        });
+        let mode = Mutex::new(DiskMode { io_uring, direct, why: None });
         let disk = RealDisk { backend, mode };
         if io_uring {
             uring::probe().or_else(|error| disk.without_io_uring(error))?;
@@ -183,11 +179,7 @@ impl DiskMode {
 
 fn options(mode: OpenMode) -> OpenOptions {
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(mode.write)
-        .create_new(mode.create)
-        .mode(0o644);
+    options.read(true).write(mode.write).create_new(mode.create).mode(0o644);
     options
 }
 
@@ -205,15 +197,8 @@ impl RealLock {
     /// Opens the file, without locking it yet.
     fn open(path: &Path) -> io::Result<RealLock> {
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644);
-        Ok(RealLock {
-            file: options.open(path)?,
-        })
+        options.read(true).write(true).create(true).truncate(false).mode(0o644);
+        Ok(RealLock { file: options.open(path)? })
     }
 
     /// Takes the lock, or fails with `WouldBlock` if somebody else has it.

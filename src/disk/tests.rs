@@ -13,23 +13,10 @@ use tempfile::TempDir;
 
 use super::*;
 
-const WRITE: OpenMode = OpenMode {
-    write: true,
-    create: false,
-    direct: false,
-};
-const CREATE: OpenMode = OpenMode {
-    create: true,
-    ..WRITE
-};
-const CREATE_DIRECT: OpenMode = OpenMode {
-    direct: true,
-    ..CREATE
-};
-const READ: OpenMode = OpenMode {
-    write: false,
-    ..WRITE
-};
+const WRITE: OpenMode = OpenMode { write: true, create: false, direct: false };
+const CREATE: OpenMode = OpenMode { create: true, ..WRITE };
+const CREATE_DIRECT: OpenMode = OpenMode { direct: true, ..CREATE };
+const READ: OpenMode = OpenMode { write: false, ..WRITE };
 
 fn dir() -> TempDir {
     tempfile::tempdir_in(".").unwrap()
@@ -79,21 +66,12 @@ fn refusing<T: Send>(
     // In `seccomp_data` the number is at 0, the third argument at 32.
     let mut program = match flags {
         0 => vec![load(0), is(syscall as u32, 1), refuse, allow],
-        _ => vec![
-            load(0),
-            is(syscall as u32, 3),
-            load(32),
-            has(flags as u32, 1),
-            refuse,
-            allow,
-        ],
+        _ => vec![load(0), is(syscall as u32, 3), load(32), has(flags as u32, 1), refuse, allow],
     };
     thread::scope(|scope| {
         let thread = scope.spawn(move || {
-            let filter = libc::sock_fprog {
-                len: program.len() as u16,
-                filter: program.as_mut_ptr(),
-            };
+            let filter =
+                libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
             let (zero, one): (libc::c_ulong, libc::c_ulong) = (0, 1);
             let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
             // SAFETY: `filter` describes `program`, which outlives the calls; the kernel copies
@@ -110,12 +88,7 @@ fn refusing<T: Send>(
 }
 
 fn op(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    }
+    libc::sock_filter { code: code as u16, jt, jf, k }
 }
 
 #[test]
@@ -133,12 +106,8 @@ fn a_pipeline_of_writes_reads_back_after_reopening() {
             while queue.in_flight() == queue.depth() {
                 queue.complete(true, &mut done).unwrap();
             }
-            let write = Write {
-                file: Arc::clone(&file),
-                offset,
-                data: Box::new(buffer(len, i)),
-                token: i,
-            };
+            let write =
+                Write { file: Arc::clone(&file), offset, data: Box::new(buffer(len, i)), token: i };
             queue.submit(write).unwrap();
             sizes.push(len);
             offset += len as u64;
@@ -176,14 +145,7 @@ fn dropping_a_queue_finishes_its_writes() {
         for i in 0..queue.depth() as u64 {
             let data = Box::new(buffer(262_144, i));
             let file = Arc::clone(&file);
-            queue
-                .submit(Write {
-                    file,
-                    offset: i * 262_144,
-                    data,
-                    token: i,
-                })
-                .unwrap();
+            queue.submit(Write { file, offset: i * 262_144, data, token: i }).unwrap();
         }
         let depth = queue.depth() as u64;
         drop(queue);
@@ -202,11 +164,7 @@ fn durable_writes_allocation_mapping_and_modes() {
         disk.create_dir(path.parent().unwrap()).unwrap();
         disk.create_dir(path.parent().unwrap()).unwrap();
         let file = disk.open(&path, CREATE_DIRECT).unwrap();
-        assert_eq!(
-            errno(disk.open(&path, CREATE_DIRECT)),
-            Some(libc::EEXIST),
-            "created twice"
-        );
+        assert_eq!(errno(disk.open(&path, CREATE_DIRECT)), Some(libc::EEXIST), "created twice");
         assert_eq!(file.is_direct(), disk.mode().direct);
         file.allocate(65536).unwrap();
         file.allocate(4096).unwrap();
@@ -230,15 +188,7 @@ fn a_direct_read_of_an_odd_length_ends_at_the_end() {
     for (dir, disk) in disks() {
         let path = dir.path().join("odd");
         fs::write(&path, vec![7; 5000]).unwrap();
-        let file = disk
-            .open(
-                &path,
-                OpenMode {
-                    direct: true,
-                    ..READ
-                },
-            )
-            .unwrap();
+        let file = disk.open(&path, OpenMode { direct: true, ..READ }).unwrap();
         let mut read = AlignedBuf::zeroed(12288);
         assert_eq!(file.read_at(&mut read, 0).unwrap(), 5000);
         assert!(read[..5000].iter().all(|&byte| byte == 7));
@@ -295,18 +245,11 @@ fn a_lock_keeps_others_out_until_it_is_dropped() {
 fn where_io_uring_is_refused_pwrite_takes_over() {
     let dir = dir();
     refusing(libc::SYS_io_uring_setup, 0, libc::EPERM, || {
-        assert_eq!(
-            errno(RealDisk::new(Backend::IoUring, false)),
-            Some(libc::EPERM)
-        );
+        assert_eq!(errno(RealDisk::new(Backend::IoUring, false)), Some(libc::EPERM));
         let disk = RealDisk::new(Backend::Auto, false).unwrap();
         let mode = disk.mode();
         assert!(!mode.io_uring);
-        assert!(
-            mode.why
-                .unwrap()
-                .starts_with("io_uring: Operation not permitted")
-        );
+        assert!(mode.why.unwrap().starts_with("io_uring: Operation not permitted"));
         let lock = disk.lock(&dir.path().join("LOCK"), Duration::ZERO).unwrap();
         disk.queue(&lock).unwrap();
     });
@@ -334,10 +277,7 @@ fn where_o_direct_is_refused_files_are_buffered() {
     });
     let mode = disk.mode();
     assert!(!mode.direct);
-    assert_eq!(
-        mode.why.unwrap(),
-        "O_DIRECT: Invalid argument (os error 22)"
-    );
+    assert_eq!(mode.why.unwrap(), "O_DIRECT: Invalid argument (os error 22)");
 }
 
 #[test]
@@ -349,9 +289,8 @@ fn where_rwf_dsync_is_refused_a_sync_follows_the_write() {
             file.write_durable_at(b"one", 0).unwrap();
             file.write_durable_at(b"two", 3).unwrap();
             // Remembered: from now on only the sync can fail.
-            let fails = refusing(libc::SYS_fdatasync, 0, libc::EIO, || {
-                file.write_durable_at(b"six", 6)
-            });
+            let fails =
+                refusing(libc::SYS_fdatasync, 0, libc::EIO, || file.write_durable_at(b"six", 6));
             assert_eq!(errno(fails), Some(libc::EIO));
         });
         let mut read = [0; 9];
@@ -397,12 +336,7 @@ fn injected_short_and_interrupted_calls_are_finished() {
     assert_eq!(file.read_at(&mut read, 0).unwrap(), 32768);
     assert!(read[..16384] == *buffer(16384, 1) && read[16384..] == *buffer(16384, 2));
     file.sync_data().unwrap();
-    for (op, calls) in [
-        (Op::Write, 3),
-        (Op::DurableWrite, 3),
-        (Op::Read, 3),
-        (Op::Sync, 2),
-    ] {
+    for (op, calls) in [(Op::Write, 3), (Op::DurableWrite, 3), (Op::Read, 3), (Op::Sync, 2)] {
         assert_eq!(faults.calls(op), calls, "{op:?}");
     }
 }
@@ -419,26 +353,13 @@ fn an_injected_write_failure_hits_its_own_completion_only() {
         for i in 0..5 {
             let data = Box::new(buffer(4096, i));
             let (file, offset) = (Arc::clone(&file), i * 4096);
-            queue
-                .submit(Write {
-                    file,
-                    offset,
-                    data,
-                    token: i,
-                })
-                .unwrap();
+            queue.submit(Write { file, offset, data, token: i }).unwrap();
         }
         let mut done = Vec::new();
         queue.complete(true, &mut done).unwrap();
-        let results: Vec<_> = done
-            .into_iter()
-            .map(|(t, result)| (t, errno(result)))
-            .collect();
+        let results: Vec<_> = done.into_iter().map(|(t, result)| (t, errno(result))).collect();
         let full = Some(libc::ENOSPC);
-        assert_eq!(
-            results,
-            [(0, None), (1, None), (2, full), (3, None), (4, None)]
-        );
+        assert_eq!(results, [(0, None), (1, None), (2, full), (3, None), (4, None)]);
     }
 }
 
@@ -447,12 +368,7 @@ fn faults_strike_where_and_as_often_as_planned() {
     let dir = dir();
     let at = |name: &str| dir.path().join(name);
     let (disk, faults, file) = faulty(dir.path());
-    faults.inject(
-        Fault::errno(Op::Create, libc::ENOSPC)
-            .on("second")
-            .nth(2)
-            .forever(),
-    );
+    faults.inject(Fault::errno(Op::Create, libc::ENOSPC).on("second").nth(2).forever());
     for (name, expected) in [
         ("first", None),
         ("second.1", None),

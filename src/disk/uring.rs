@@ -179,9 +179,7 @@ impl InFlight {
         let is_registered =
             registered.start <= start.addr() && start.addr() + rest.len() <= registered.end;
         if is_registered {
-            opcode::WriteFixed::new(fd, start, len, 0)
-                .offset(offset)
-                .build()
+            opcode::WriteFixed::new(fd, start, len, 0).offset(offset).build()
         } else {
             opcode::Write::new(fd, start, len).offset(offset).build()
         }
@@ -225,10 +223,7 @@ impl WriteQueue for UringQueue {
     fn submit(&mut self, write: Write) -> io::Result<()> {
         debug_assert!(self.in_flight() < self.depth(), "submitted to a full queue");
         let Some(index) = self.slots.iter().position(Option::is_none) else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the queue is full",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the queue is full"));
         };
         let bytes = write.data.bytes();
         // What the kernel would refuse, or not tell from a failure, `write_at` judges.
@@ -239,12 +234,7 @@ impl WriteQueue for UringQueue {
             self.finished.push((write.token, result));
             return Ok(());
         };
-        self.slots[index] = Some(InFlight {
-            write,
-            fd,
-            written: 0,
-            retries: 0,
-        });
+        self.slots[index] = Some(InFlight { write, fd, written: 0, retries: 0 });
         self.push(index)?;
         self.enter(0)
     }
@@ -263,10 +253,7 @@ impl WriteQueue for UringQueue {
     }
 
     unsafe fn register_buffers(&mut self, base: *const u8, len: usize) -> io::Result<()> {
-        let region = libc::iovec {
-            iov_base: base.cast_mut().cast(),
-            iov_len: len,
-        };
+        let region = libc::iovec { iov_base: base.cast_mut().cast(), iov_len: len };
         // SAFETY: the caller promises that the region stays valid until the queue, and with it
         // the ring, is dropped. The kernel is only ever asked to read from it.
         match unsafe { self.ring.submitter().register_buffers(&[region]) } {
@@ -292,9 +279,7 @@ impl Drop for UringQueue {
         while self.in_kernel() > 0 {
             if let Err(error) = self.complete(true, &mut ignored) {
                 tracing::error!(%error, "cannot wait for writes in flight: their memory is leaked");
-                self.slots
-                    .iter_mut()
-                    .for_each(|slot| mem::forget(slot.take()));
+                self.slots.iter_mut().for_each(|slot| mem::forget(slot.take()));
                 return;
             }
         }

@@ -131,17 +131,10 @@ pub(crate) fn checksum(block: &[u8]) -> u32 {
 /// Put the header on a block whose body is in place, and return its checksum; `header.crc` is
 /// ignored. `block` is header and body, without padding.
 pub(crate) fn seal(block: &mut [u8], header: &BlockHeader) -> u32 {
-    assert_eq!(
-        block.len(),
-        header.framed_bytes(),
-        "the body is not of the stated length"
-    );
+    assert_eq!(block.len(), header.framed_bytes(), "the body is not of the stated length");
     assert!(header.is_consistent(), "impossible header: {header:?}");
     let (image, body) = block.split_at_mut(BLOCK_HEADER_BYTES);
-    debug_assert!(
-        records_fit(body, header.records),
-        "the body is not what the header says"
-    );
+    debug_assert!(records_fit(body, header.records), "the body is not what the header says");
     if let Some(image) = image.first_chunk_mut() {
         header.write(image);
     }
@@ -222,11 +215,7 @@ pub(crate) fn looks_torn(bytes: &[u8], position: u64, salt: u64) -> bool {
 fn open(bytes: &[u8], position: u64, salt: u64) -> Result<(BlockHeader, &[u8], &[u8]), BlockFault> {
     let Some(header) = BlockHeader::read(bytes) else {
         let empty = bytes.len() < BLOCK_HEADER_BYTES || is_zero(sector_at(bytes, 0));
-        return Err(if empty {
-            BlockFault::Zero
-        } else {
-            BlockFault::Magic
-        });
+        return Err(if empty { BlockFault::Zero } else { BlockFault::Magic });
     };
     if header.position != position {
         return Err(BlockFault::Position);
@@ -234,9 +223,7 @@ fn open(bytes: &[u8], position: u64, salt: u64) -> Result<(BlockHeader, &[u8], &
     if header.salt != salt {
         return Err(BlockFault::Salt);
     }
-    let (block, rest) = bytes
-        .split_at_checked(header.framed_bytes())
-        .ok_or(BlockFault::Length)?;
+    let (block, rest) = bytes.split_at_checked(header.framed_bytes()).ok_or(BlockFault::Length)?;
     Ok((header, block, rest))
 }
 
@@ -331,18 +318,11 @@ mod tests {
 
     #[test]
     fn the_header_is_laid_out_as_drawn() {
-        let header = BlockHeader {
-            crc: 0x0403_0201,
-            flags: FLAG_ROLLED,
-            ..header(24, 1)
-        };
+        let header = BlockHeader { crc: 0x0403_0201, flags: FLAG_ROLLED, ..header(24, 1) };
         let mut image = [0xFF; BLOCK_HEADER_BYTES];
         header.write(&mut image);
         assert_eq!(&image[..16], b"EVBK\x01\x02\x03\x04\x00\x20\x01\0\0\0\0\0");
-        assert_eq!(
-            &image[16..32],
-            b"\x18\0\0\0\x01\0\0\0\x01\0\0\0\xEF\xBE\xAD\xDE"
-        );
+        assert_eq!(&image[16..32], b"\x18\0\0\0\x01\0\0\0\x01\0\0\0\xEF\xBE\xAD\xDE");
         let words = [77, 1_700_000_000_000_000_000, POSITION - PAGE_BYTES, SALT];
         assert_eq!(&image[32..], words.map(u64::to_le_bytes).concat());
         assert_eq!(BlockHeader::read(&image), Some(header));

@@ -64,9 +64,8 @@ impl Checkpoints {
     /// The contents of a whole file. That it is of the right log is for the caller to check.
     pub(crate) fn decode(file: &[u8]) -> Result<Checkpoints, FormatError> {
         Envelope::open(file, MAGIC)?;
-        let (head, mut rest) = file
-            .split_first_chunk::<HEAD_BYTES>()
-            .ok_or(FormatError::Truncated)?;
+        let (head, mut rest) =
+            file.split_first_chunk::<HEAD_BYTES>().ok_or(FormatError::Truncated)?;
         let (mut checkpoints, entries) = Self::read_head(head).ok_or(FormatError::Truncated)?;
         // Believe the count only as far as there are bytes to back it.
         if entries > rest.len() / (ENTRY_HEAD_BYTES + 1) {
@@ -106,10 +105,7 @@ impl Checkpoints {
 impl CheckpointEntry {
     fn write(&self, file: &mut Vec<u8>) {
         let name_bytes = self.name.len();
-        assert!(
-            (1..=NAME_BYTES_MAX).contains(&name_bytes),
-            "a name of {name_bytes} bytes"
-        );
+        assert!((1..=NAME_BYTES_MAX).contains(&name_bytes), "a name of {name_bytes} bytes");
         file.extend_from_slice(&self.lsn.to_le_bytes());
         file.push(name_bytes as u8);
         file.extend_from_slice(self.name.as_bytes());
@@ -119,21 +115,14 @@ impl CheckpointEntry {
     fn read(bytes: &[u8]) -> Result<(CheckpointEntry, &[u8]), FormatError> {
         let (&lsn, rest) = bytes.split_first_chunk().ok_or(FormatError::Truncated)?;
         let (&name_bytes, rest) = rest.split_first().ok_or(FormatError::Truncated)?;
-        let (name, rest) = rest
-            .split_at_checked(usize::from(name_bytes))
-            .ok_or(FormatError::Truncated)?;
+        let (name, rest) =
+            rest.split_at_checked(usize::from(name_bytes)).ok_or(FormatError::Truncated)?;
         let name = str::from_utf8(name).map_err(|_| FormatError::Field("name"))?;
         if name.is_empty() {
             return Err(FormatError::Field("name"));
         }
         let lsn = u64::from_le_bytes(lsn);
-        Ok((
-            CheckpointEntry {
-                name: name.to_owned(),
-                lsn,
-            },
-            rest,
-        ))
+        Ok((CheckpointEntry { name: name.to_owned(), lsn }, rest))
     }
 }
 
@@ -144,10 +133,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn of(entries: &[(&str, u64)]) -> Checkpoints {
-        let entry = |(name, lsn): &(&str, u64)| CheckpointEntry {
-            name: name.to_string(),
-            lsn: *lsn,
-        };
+        let entry =
+            |(name, lsn): &(&str, u64)| CheckpointEntry { name: name.to_string(), lsn: *lsn };
         Checkpoints {
             log_id: LogId(std::array::from_fn(|i| i as u8 + 1)),
             generation: 3,
@@ -169,15 +156,8 @@ mod tests {
     #[test]
     fn round_trip() {
         let longest = "n".repeat(NAME_BYTES_MAX);
-        for entries in [
-            &[][..],
-            &[
-                ("b", u64::MAX),
-                ("a", 0),
-                (&longest, 7),
-                ("\u{e9}t\u{e9}", 1),
-            ],
-        ] {
+        for entries in [&[][..], &[("b", u64::MAX), ("a", 0), (&longest, 7), ("\u{e9}t\u{e9}", 1)]]
+        {
             let checkpoints = of(entries);
             assert_eq!(Checkpoints::decode(&checkpoints.encode()), Ok(checkpoints));
         }
@@ -187,15 +167,9 @@ mod tests {
     fn the_file_is_laid_out_as_drawn() {
         let file = of(&[("ab", 258), ("c", 3)]).encode();
         assert_eq!(&file[..12], b"EVPLCKPT\x01\0\0\0");
-        assert_eq!(
-            &file[32..48],
-            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
-        );
+        assert_eq!(&file[32..48], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
         assert_eq!(&file[48..64], b"\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0");
-        assert_eq!(
-            &file[64..],
-            b"\x02\x01\0\0\0\0\0\0\x02ab\x03\0\0\0\0\0\0\0\x01c"
-        );
+        assert_eq!(&file[64..], b"\x02\x01\0\0\0\0\0\0\x02ab\x03\0\0\0\0\0\0\0\x01c");
     }
 
     #[test]
@@ -216,28 +190,16 @@ mod tests {
         let cases = [
             (2, &twice, FormatError::Field("name")),
             (1, &entry(b""), FormatError::Field("entries")),
-            (
-                1,
-                &[entry(b""), vec![0]].concat(),
-                FormatError::Field("name"),
-            ),
+            (1, &[entry(b""), vec![0]].concat(), FormatError::Field("name")),
             (1, &entry(b"\xFF"), FormatError::Field("name")),
             (1, &two, FormatError::Field("entries")),
             (3, &two, FormatError::Field("entries")),
             (2, &two[..19].to_vec(), FormatError::Field("entries")),
-            (
-                2,
-                &[entry(b"abc"), vec![0; 8]].concat(),
-                FormatError::Truncated,
-            ),
+            (2, &[entry(b"abc"), vec![0; 8]].concat(), FormatError::Truncated),
             (1, &entry(b"abc")[..11].to_vec(), FormatError::Truncated),
         ];
         for (count, entries, error) in cases {
-            assert_eq!(
-                Checkpoints::decode(&file_of(count, entries)),
-                Err(error),
-                "{entries:?}"
-            );
+            assert_eq!(Checkpoints::decode(&file_of(count, entries)), Err(error), "{entries:?}");
         }
     }
 
@@ -245,10 +207,7 @@ mod tests {
     fn a_count_that_nothing_backs_allocates_nothing() {
         // 54 bytes of file once made a reader allocate 4 GiB.
         let file = file_of(u32::MAX, &entry(b"a"));
-        assert_eq!(
-            Checkpoints::decode(&file),
-            Err(FormatError::Field("entries"))
-        );
+        assert_eq!(Checkpoints::decode(&file), Err(FormatError::Field("entries")));
     }
 
     #[test]

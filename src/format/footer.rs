@@ -52,10 +52,7 @@ const ENTRY_BYTES: usize = 24;
 /// Size of the region: room for one slab end and one index entry each 64 KiB, in whole pages.
 pub(crate) const fn footer_bytes(segment_bytes: u64) -> u64 {
     let each_bytes = (SLAB_END_BYTES + ENTRY_BYTES) as u64;
-    align_up(
-        HEAD_BYTES as u64 + segment_bytes / INDEX_STRIDE_BYTES * each_bytes,
-        PAGE_BYTES,
-    )
+    align_up(HEAD_BYTES as u64 + segment_bytes / INDEX_STRIDE_BYTES * each_bytes, PAGE_BYTES)
 }
 
 /// Where a block with records starts.
@@ -151,21 +148,10 @@ impl Footer {
     /// The region as it goes to disk. Panics on a footer that [`decode`](Self::decode) would
     /// refuse, or that does not fit: no such footer may seal a segment.
     pub(crate) fn encode(&self, segment_bytes: u64) -> Vec<u8> {
-        assert_eq!(
-            self.check(),
-            Ok(()),
-            "impossible footer of segment {}",
-            self.number
-        );
+        assert_eq!(self.check(), Ok(()), "impossible footer of segment {}", self.number);
         let entries_max = segment_bytes / INDEX_STRIDE_BYTES;
-        assert!(
-            self.slab_ends.len() as u64 <= entries_max,
-            "more slabs than there is room for"
-        );
-        assert!(
-            self.index.len() as u64 <= entries_max,
-            "more entries than there is room for"
-        );
+        assert!(self.slab_ends.len() as u64 <= entries_max, "more slabs than there is room for");
+        assert!(self.index.len() as u64 <= entries_max, "more entries than there is room for");
 
         let mut region = vec![0; footer_bytes(segment_bytes) as usize];
         put_u64(&mut region, 32, self.number);
@@ -226,9 +212,7 @@ impl Footer {
         let (head, rest) = region.split_first_chunk::<HEAD_BYTES>()?;
         let (slabs, entries) = (get_u32(head, 56)? as usize, get_u32(head, 60)? as usize);
         let (ends, rest) = rest.split_at_checked(slabs * SLAB_END_BYTES)?;
-        let (entries, _) = rest
-            .get(..entries * ENTRY_BYTES)?
-            .as_chunks::<ENTRY_BYTES>();
+        let (entries, _) = rest.get(..entries * ENTRY_BYTES)?.as_chunks::<ENTRY_BYTES>();
         let (ends, _) = ends.as_chunks::<SLAB_END_BYTES>();
 
         let mut index = Vec::with_capacity(entries.len());
@@ -264,31 +248,16 @@ impl Footer {
         let first_lsn = self.first_lsn;
         ensure(first_lsn > 0, "first_lsn")?;
         let end_lsn = first_lsn.checked_add(self.records);
-        ensure(
-            end_lsn.is_some_and(|end| end - 1 == self.last_lsn),
-            "records",
-        )?;
-        ensure(
-            self.first_time_nanos <= self.last_time_nanos,
-            "last_time_nanos",
-        )?;
+        ensure(end_lsn.is_some_and(|end| end - 1 == self.last_lsn), "records")?;
+        ensure(self.first_time_nanos <= self.last_time_nanos, "last_time_nanos")?;
         ensure(self.slab_ends.iter().all(|end| is_page(*end)), "slab_ends")?;
 
         // Without records there is no entry; else the first entry is the first record's block.
         let lsn_first = self.index.first().map(|entry| entry.lsn);
-        ensure(
-            lsn_first == (self.records > 0).then_some(first_lsn),
-            "index lsn",
-        )?;
+        ensure(lsn_first == (self.records > 0).then_some(first_lsn), "index lsn")?;
         ensure(self.index.is_sorted_by(|a, b| a.lsn < b.lsn), "index lsn")?;
-        ensure(
-            self.index.is_sorted_by(|a, b| a.offset < b.offset),
-            "index offset",
-        )?;
-        ensure(
-            self.index.is_sorted_by_key(|entry| entry.time_nanos),
-            "index time",
-        )?;
+        ensure(self.index.is_sorted_by(|a, b| a.offset < b.offset), "index offset")?;
+        ensure(self.index.is_sorted_by_key(|entry| entry.time_nanos), "index time")?;
         let times = self.first_time_nanos..=self.last_time_nanos;
         for entry in &self.index {
             ensure(entry.lsn <= self.last_lsn, "index lsn")?;
@@ -310,11 +279,7 @@ impl Footer {
 }
 
 fn ensure(holds: bool, field: &'static str) -> Result<(), FormatError> {
-    if holds {
-        Ok(())
-    } else {
-        Err(FormatError::Field(field))
-    }
+    if holds { Ok(()) } else { Err(FormatError::Field(field)) }
 }
 
 #[cfg(test)]
@@ -364,27 +329,13 @@ pub(super) mod tests {
         builder.add_kinds(kinds);
         let region = builder.finish(true).encode(SEGMENT_BYTES);
         assert_eq!(&region[..12], b"EVPLFOOT\x01\0\0\0");
-        assert_eq!(
-            &region[32..48],
-            [NUMBER, SALT].map(u64::to_le_bytes).concat()
-        );
-        assert_eq!(
-            &region[48..64],
-            b"\x01\0\0\0\xEF\xBE\xAD\xDE\x04\0\0\0\x02\0\0\0"
-        );
-        assert_eq!(
-            &region[64..128],
-            [7, 4, 55, 66, 0, 2, 0, 0].map(u64::to_le_bytes).concat()
-        );
-        assert_eq!(
-            &region[128..144],
-            [4096u64 << 32 | 8192, 0].map(u64::to_le_bytes).concat()
-        );
+        assert_eq!(&region[32..48], [NUMBER, SALT].map(u64::to_le_bytes).concat());
+        assert_eq!(&region[48..64], b"\x01\0\0\0\xEF\xBE\xAD\xDE\x04\0\0\0\x02\0\0\0");
+        assert_eq!(&region[64..128], [7, 4, 55, 66, 0, 2, 0, 0].map(u64::to_le_bytes).concat());
+        assert_eq!(&region[128..144], [4096u64 << 32 | 8192, 0].map(u64::to_le_bytes).concat());
         assert_eq!(
             &region[144..192],
-            [7, 55, 4096, 10, 66, 1 << 18]
-                .map(u64::to_le_bytes)
-                .concat()
+            [7, 55, 4096, 10, 66, 1 << 18].map(u64::to_le_bytes).concat()
         );
         assert!(is_zero(&region[192..]));
     }
@@ -436,11 +387,7 @@ pub(super) mod tests {
         for (at, value, field) in cases {
             let mut odd = region.clone();
             put_u64(&mut odd, at, value);
-            assert_eq!(
-                decode(&resealed(odd, MAGIC)),
-                Err(FormatError::Field(field)),
-                "{at}"
-            );
+            assert_eq!(decode(&resealed(odd, MAGIC)), Err(FormatError::Field(field)), "{at}");
         }
         for at in [56, 60] {
             let mut odd = region.clone();
@@ -470,11 +417,7 @@ pub(super) mod tests {
         let mut other = KindSet::default();
         other.insert(1);
         other.merge(kinds);
-        assert!(
-            [0, 1, 63, 64, 300]
-                .iter()
-                .all(|kind| other.may_contain(*kind))
-        );
+        assert!([0, 1, 63, 64, 300].iter().all(|kind| other.may_contain(*kind)));
     }
 
     proptest! {

@@ -173,10 +173,7 @@ mod tests {
     fn a_slot_is_laid_out_as_drawn() {
         let slot = meta(9).encode();
         assert_eq!(&slot[..12], b"EVPLMETA\x01\0\0\0");
-        assert_eq!(
-            &slot[32..48],
-            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
-        );
+        assert_eq!(&slot[32..48], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
         let words = [9, 3, 1 << 20, 1 << 24, 9 << 24, 9001u64];
         assert_eq!(&slot[48..96], words.map(u64::to_le_bytes).concat());
         assert_eq!(&slot[96..], [0; 4000]);
@@ -206,11 +203,7 @@ mod tests {
                     let at = sector * 512;
                     torn[newest + at..][..512].copy_from_slice(&before[at..at + 512]);
                 }
-                let survivor = if mask & 1 == 0 {
-                    sequence
-                } else {
-                    sequence - 1
-                };
+                let survivor = if mask & 1 == 0 { sequence } else { sequence - 1 };
                 assert_eq!(Meta::newest(&torn), Ok(meta(survivor)), "mask {mask:#x}");
             }
         }
@@ -238,10 +231,7 @@ mod tests {
         let mut features = new;
         Envelope::seal(&mut features, MAGIC, 4, 0);
         let features = [old, features].concat();
-        assert_eq!(
-            Meta::newest(&features),
-            Err(FormatError::RequiredFeatures(4))
-        );
+        assert_eq!(Meta::newest(&features), Err(FormatError::RequiredFeatures(4)));
     }
 
     #[test]

@@ -100,10 +100,9 @@ impl fmt::Display for FormatError {
                 f,
                 "the format version is {version}, but this build reads only {FORMAT_VERSION}"
             ),
-            Self::RequiredFeatures(bits) => write!(
-                f,
-                "features are required that this build does not know (bits {bits:#x})"
-            ),
+            Self::RequiredFeatures(bits) => {
+                write!(f, "features are required that this build does not know (bits {bits:#x})")
+            }
             Self::Field(name) => write!(f, "the value of `{name}` is impossible here"),
             Self::Truncated => f.write_str("the bytes end before the structure does"),
         }
@@ -319,10 +318,7 @@ mod tests {
         Envelope::seal(&mut bytes, MAGIC, 0b101, !0);
         assert_eq!(open(&bytes), FormatError::RequiredFeatures(0b101));
         Envelope::seal(&mut bytes, MAGIC, 0, !0);
-        assert!(
-            Envelope::open(&bytes, MAGIC).is_ok(),
-            "optional features are optional"
-        );
+        assert!(Envelope::open(&bytes, MAGIC).is_ok(), "optional features are optional");
     }
 
     #[test]

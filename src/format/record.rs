@@ -55,9 +55,7 @@ pub(crate) fn write_header(
 /// well-formed record that fits the body, padding included.
 #[inline]
 pub(crate) fn read(body: &[u8], offset: usize) -> Option<(RawRecord<'_>, usize)> {
-    let (header, rest) = body
-        .get(offset..)?
-        .split_first_chunk::<RECORD_HEADER_BYTES>()?;
+    let (header, rest) = body.get(offset..)?.split_first_chunk::<RECORD_HEADER_BYTES>()?;
     if get_u16(header, 6)? != FLAG_PRESENT {
         return None;
     }
@@ -66,11 +64,7 @@ pub(crate) fn read(body: &[u8], offset: usize) -> Option<(RawRecord<'_>, usize)>
     if next > body.len() {
         return None;
     }
-    let record = RawRecord {
-        kind: get_u16(header, 4)?,
-        key: get_u64(header, 8)?,
-        payload,
-    };
+    let record = RawRecord { kind: get_u16(header, 4)?, key: get_u64(header, 8)?, payload };
     Some((record, next))
 }
 
@@ -99,10 +93,7 @@ pub(super) mod tests {
     fn a_record_is_laid_out_as_drawn() {
         let mut body = Vec::new();
         push(&mut body, 0x0102, 0x1122_3344_5566_7788, b"abc");
-        assert_eq!(
-            body,
-            b"\x03\0\0\0\x02\x01\x01\0\x88\x77\x66\x55\x44\x33\x22\x11abc\0\0\0\0\0"
-        );
+        assert_eq!(body, b"\x03\0\0\0\x02\x01\x01\0\x88\x77\x66\x55\x44\x33\x22\x11abc\0\0\0\0\0");
     }
 
     #[test]

@@ -129,26 +129,15 @@ mod tests {
         let page = header().encode();
         assert_eq!(&page[..8], b"EVPLSEGM");
         assert_eq!(&page[24..32], (1u64 << 63).to_le_bytes());
-        assert_eq!(
-            &page[32..48],
-            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
-        );
-        let words = [
-            0x1122_3344_5566_7788,
-            42,
-            1 << 20,
-            1 << 24,
-            1_700_000_000_123_456_789u64,
-        ];
+        assert_eq!(&page[32..48], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
+        let words = [0x1122_3344_5566_7788, 42, 1 << 20, 1 << 24, 1_700_000_000_123_456_789u64];
         assert_eq!(&page[48..88], words.map(u64::to_le_bytes).concat());
         assert_eq!(&page[88..], [0; 4008]);
     }
 
     #[test]
     fn every_bit_flip_is_refused() {
-        for_each_bit_flip(&header().encode(), |page| {
-            SegmentHeader::decode(page).is_err()
-        });
+        for_each_bit_flip(&header().encode(), |page| SegmentHeader::decode(page).is_err());
     }
 
     #[test]
@@ -162,20 +151,10 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused_by_name() {
         let page = header().encode();
-        assert_eq!(
-            SegmentHeader::decode(&page[..4095]),
-            Err(FormatError::Truncated)
-        );
+        assert_eq!(SegmentHeader::decode(&page[..4095]), Err(FormatError::Truncated));
         assert_eq!(SegmentHeader::decode(&[0; PAGE]), Err(FormatError::Magic));
-        let unknown = SegmentHeader {
-            required: 6,
-            ..header()
-        }
-        .encode();
-        assert_eq!(
-            SegmentHeader::decode(&unknown),
-            Err(FormatError::RequiredFeatures(6))
-        );
+        let unknown = SegmentHeader { required: 6, ..header() }.encode();
+        assert_eq!(SegmentHeader::decode(&unknown), Err(FormatError::RequiredFeatures(6)));
         let mut odd = page.to_vec();
         put_u64(&mut odd, 64, 100_000);
         let refused = SegmentHeader::decode(&resealed(odd, MAGIC));
@@ -208,12 +187,8 @@ mod tests {
 
     #[test]
     fn the_salt_is_never_zero() {
-        let bare = |nonce, number| SegmentHeader {
-            log_id: LogId([0; 16]),
-            nonce,
-            number,
-            ..header()
-        };
+        let bare =
+            |nonce, number| SegmentHeader { log_id: LogId([0; 16]), nonce, number, ..header() };
         // The one number whose mix is 0: the word that the finaliser's first addition cancels.
         let before = mix(mix(mix(0)));
         let number = before ^ 0u64.wrapping_sub(0x9E37_79B9_7F4A_7C15);

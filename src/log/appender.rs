@@ -130,11 +130,7 @@ impl Appender {
     /// Begins a batch.
     pub(crate) fn begin(&mut self) -> Extent {
         self.batch_number += 1;
-        Extent {
-            start: self.end,
-            end: self.end,
-            records: 0,
-        }
+        Extent { start: self.end, end: self.end, records: 0 }
     }
 
     /// Counts batches, also those dropped; from 1.
@@ -225,19 +221,12 @@ impl Appender {
             unsafe { self.current.bytes_mut(to, to + bytes) }.copy_from_slice(old);
         }
         self.end = to;
-        *batch = Extent {
-            start: to,
-            end: to + bytes,
-            ..*batch
-        };
+        *batch = Extent { start: to, end: to + bytes, ..*batch };
         Ok(())
     }
 
     fn enter_next_slab(&mut self) {
-        let next = self
-            .next
-            .take()
-            .expect("a batch begins with the next slab at hand");
+        let next = self.next.take().expect("a batch begins with the next slab at hand");
         self.current.end_at(self.block_start);
         self.limit = self.geometry.block_limit(next.number());
         self.block_start = self.geometry.first_block_offset(next.number());
@@ -339,10 +328,7 @@ impl Appender {
             ..BlockHeader::default()
         };
         // SAFETY: the open block's header, above the committed position, under the append lock.
-        let out = unsafe {
-            self.current
-                .bytes_mut(self.block_start, self.block_start + 64)
-        };
+        let out = unsafe { self.current.bytes_mut(self.block_start, self.block_start + 64) };
         if let Ok(out) = out.try_into() {
             header.write(out);
         }

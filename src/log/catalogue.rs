@@ -46,15 +46,7 @@ impl OpenSegment {
         index: FooterBuilder,
     ) -> OpenSegment {
         let bytes = geometry.segment_bytes;
-        OpenSegment {
-            number,
-            path,
-            file,
-            salt,
-            bytes,
-            first_lsn,
-            index: Mutex::new(index),
-        }
+        OpenSegment { number, path, file, salt, bytes, first_lsn, index: Mutex::new(index) }
     }
 
     /// A block is durable. `end` is the position behind its padding.
@@ -67,11 +59,7 @@ impl OpenSegment {
     ) {
         let start = geometry.segment_start(self.number);
         let mut index = self.index.lock();
-        index.add_block(
-            (header.position - start) as u32,
-            (end - start) as u32,
-            header,
-        );
+        index.add_block((header.position - start) as u32, (end - start) as u32, header);
         index.add_kinds(kinds);
     }
 
@@ -165,12 +153,7 @@ impl Catalogue {
     pub(crate) fn seal(&self, sealed: Sealed) {
         let mut lists = self.lists.write();
         lists.open.retain(|open| open.number != sealed.number);
-        debug_assert!(
-            lists
-                .sealed
-                .back()
-                .is_none_or(|last| last.number + 1 == sealed.number)
-        );
+        debug_assert!(lists.sealed.back().is_none_or(|last| last.number + 1 == sealed.number));
         lists.sealed.push_back(Arc::new(sealed));
     }
 
@@ -179,21 +162,12 @@ impl Catalogue {
         let number = self.geometry.segment_of(position);
         let lists = self.lists.read();
         let first = lists.sealed.front()?.number;
-        lists
-            .sealed
-            .get(usize::try_from(number.checked_sub(first)?).ok()?)
-            .cloned()
+        lists.sealed.get(usize::try_from(number.checked_sub(first)?).ok()?).cloned()
     }
 
     /// The oldest sealed segments, for retention.
     pub(crate) fn oldest(&self, at_most: usize) -> Vec<Arc<Sealed>> {
-        self.lists
-            .read()
-            .sealed
-            .iter()
-            .take(at_most)
-            .cloned()
-            .collect()
+        self.lists.read().sealed.iter().take(at_most).cloned().collect()
     }
 
     pub(crate) fn sealed_segments(&self) -> usize {
@@ -221,18 +195,16 @@ impl Catalogue {
     pub(crate) fn locate_lsn(&self, lsn: Lsn) -> Result<Located> {
         let lists = self.lists.read();
         if lsn < self.first_lsn() {
-            return Err(
-                Error::new(ErrorKind::PositionLost, "the record was deleted")
-                    .at_lsns(lsn, self.first_lsn().previous()),
-            );
+            return Err(Error::new(ErrorKind::PositionLost, "the record was deleted")
+                .at_lsns(lsn, self.first_lsn().previous()));
         }
         let after = lists.sealed.partition_point(|s| s.last_lsn < lsn.get());
         if let Some(sealed) = lists.sealed.get(after) {
             return Ok(Located::Sealed(Arc::clone(sealed)));
         }
-        Ok(Located::Block(self.in_open(&lists, |index| {
-            seek_lsn(index.entries(), lsn.get()).map(|e| e.offset)
-        })))
+        Ok(Located::Block(
+            self.in_open(&lists, |index| seek_lsn(index.entries(), lsn.get()).map(|e| e.offset)),
+        ))
     }
 
     /// Where the walk for the first record at or after `time` starts.
@@ -245,10 +217,7 @@ impl Catalogue {
             return Located::Sealed(Arc::clone(sealed));
         }
         Located::Block(self.in_open(&lists, |index| {
-            index
-                .entries()
-                .first()
-                .filter(|e| e.time_nanos < time_nanos)?;
+            index.entries().first().filter(|e| e.time_nanos < time_nanos)?;
             seek_time(index.entries(), time_nanos).map(|e| e.offset)
         }))
     }

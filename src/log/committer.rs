@@ -82,20 +82,8 @@ impl Committer {
         segment: Arc<OpenSegment>,
         (durable, chain, time_nanos): (u64, u32, u64),
     ) -> Committer {
-        let files = Files {
-            disk,
-            lock,
-            queue: None,
-            catalogue,
-            segment,
-        };
-        Committer {
-            files: Some(files),
-            durable,
-            chain,
-            time_nanos,
-            ..Committer::in_memory()
-        }
+        let files = Files { disk, lock, queue: None, catalogue, segment };
+        Committer { files: Some(files), durable, chain, time_nanos, ..Committer::in_memory() }
     }
 
     pub(crate) fn push(&mut self, block: ClosedBlock) {
@@ -103,9 +91,7 @@ impl Committer {
     }
 
     fn files(&mut self) -> &mut Files {
-        self.files
-            .as_mut()
-            .expect("a log in memory writes no block")
+        self.files.as_mut().expect("a log in memory writes no block")
     }
 
     /// Writes and publishes what was pushed, one durable write a block.
@@ -121,17 +107,10 @@ impl Committer {
         let flight = self.seal(log, block);
         let segment = Arc::clone(&self.files().segment);
         let (offset, bytes) = self.bytes_of(log, &flight);
-        segment
-            .file
-            .write_durable_at(bytes.bytes(), offset)
-            .map_err(|e| {
-                Error::io("cannot write a block", &segment.path, e)
-                    .at_segment(segment.number, offset)
-            })?;
-        self.in_flight.push_back(InFlight {
-            written: true,
-            ..flight
-        });
+        segment.file.write_durable_at(bytes.bytes(), offset).map_err(|e| {
+            Error::io("cannot write a block", &segment.path, e).at_segment(segment.number, offset)
+        })?;
+        self.in_flight.push_back(InFlight { written: true, ..flight });
         self.publish_written(log);
         Ok(())
     }
@@ -192,17 +171,11 @@ impl Committer {
     }
 
     fn queue_in_flight(&mut self) -> usize {
-        self.files()
-            .queue
-            .as_ref()
-            .map_or(0, |queue| queue.in_flight())
+        self.files().queue.as_ref().map_or(0, |queue| queue.in_flight())
     }
 
     fn queue_has_room(&mut self) -> bool {
-        self.files()
-            .queue
-            .as_ref()
-            .is_some_and(|queue| queue.in_flight() < queue.depth())
+        self.files().queue.as_ref().is_some_and(|queue| queue.in_flight() < queue.depth())
     }
 
     /// The next block. The open one is closed for it only while nothing is in flight (what is in
@@ -251,12 +224,7 @@ impl Committer {
         padding.fill(0);
         header.crc = seal_block(framed, &header);
         self.chain = header.crc;
-        InFlight {
-            header,
-            end: start + end as u64,
-            block,
-            written: false,
-        }
+        InFlight { header, end: start + end as u64, block, written: false }
     }
 
     /// The sealed block as bytes for the disk, and where in the segment they go.
@@ -265,9 +233,7 @@ impl Committer {
         let end = align_up(flight.block.end as u64, log.geometry.align_bytes) as usize;
         let offset = log.geometry.segment_offset(flight.header.position);
         // SAFETY: `seal` was the last to write these bytes.
-        (offset, unsafe {
-            BlockBytes::new(Arc::clone(&flight.block.slab), start, end)
-        })
+        (offset, unsafe { BlockBytes::new(Arc::clone(&flight.block.slab), start, end) })
     }
 
     fn submit(&mut self, log: &Log, block: ClosedBlock) -> Result<()> {
@@ -279,16 +245,8 @@ impl Committer {
         let files = self.files();
         let segment = Arc::clone(&files.segment);
         let file = Arc::clone(&segment.file);
-        let write = Write {
-            file,
-            offset,
-            data: Box::new(data),
-            token,
-        };
-        let queue = files
-            .queue
-            .as_mut()
-            .expect("opened before the first block is taken");
+        let write = Write { file, offset, data: Box::new(data), token };
+        let queue = files.queue.as_mut().expect("opened before the first block is taken");
         queue.submit(write).map_err(|e| {
             Error::io("cannot submit a block", &segment.path, e).at_segment(segment.number, offset)
         })
@@ -308,11 +266,7 @@ impl Committer {
                 Error::io("cannot write a block", &segment.path, e)
                     .at_segment(segment.number, position % segment.bytes)
             })?;
-            if let Some(f) = self
-                .in_flight
-                .iter_mut()
-                .find(|f| f.header.position == position)
-            {
+            if let Some(f) = self.in_flight.iter_mut().find(|f| f.header.position == position) {
                 f.written = true;
             }
         }
@@ -321,12 +275,7 @@ impl Committer {
     }
 
     fn written_bytes(&self) -> u64 {
-        let end = self
-            .in_flight
-            .iter()
-            .take_while(|f| f.written)
-            .last()
-            .map_or(0, |f| f.end);
+        let end = self.in_flight.iter().take_while(|f| f.written).last().map_or(0, |f| f.end);
         end.saturating_sub(self.durable)
     }
 
@@ -362,23 +311,12 @@ impl Committer {
                 break;
             };
             let segment = &self.files().segment;
-            segment.add_block(
-                &log.geometry,
-                &flight.header,
-                flight.end,
-                flight.block.kinds,
-            );
+            segment.add_block(&log.geometry, &flight.header, flight.end, flight.block.kinds);
             let counters = &log.counters;
             // Relaxed: statistics.
-            counters
-                .records
-                .fetch_add(u64::from(flight.block.records), Ordering::Relaxed);
-            counters
-                .bytes
-                .fetch_add(flight.end - flight.header.position, Ordering::Relaxed);
-            counters
-                .commits
-                .fetch_add(u64::from(flight.block.batches), Ordering::Relaxed);
+            counters.records.fetch_add(u64::from(flight.block.records), Ordering::Relaxed);
+            counters.bytes.fetch_add(flight.end - flight.header.position, Ordering::Relaxed);
+            counters.commits.fetch_add(u64::from(flight.block.batches), Ordering::Relaxed);
             counters.blocks.fetch_add(1, Ordering::Relaxed);
             let lsn = Lsn::new(flight.block.first_lsn + u64::from(flight.block.records) - 1);
             let from = last.map_or(flight.block.sequence, |(from, ..)| from);
@@ -400,9 +338,7 @@ impl Committer {
     /// of the old segment are durable, then its ROLLED block, and only then does anything go to the
     /// new one, which was prepared and durable before a slab in it was opened.
     fn enter_segment_of(&mut self, log: &Log, block: &ClosedBlock) -> Result<()> {
-        let number = log
-            .geometry
-            .segment_of(log.geometry.slab_start(block.slab.number()));
+        let number = log.geometry.segment_of(log.geometry.slab_start(block.slab.number()));
         let old = Arc::clone(&self.files().segment);
         if number == old.number {
             return Ok(());

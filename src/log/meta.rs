@@ -26,47 +26,25 @@ impl MetaFile {
         let failed = |e| Error::io("cannot create the log's meta file", &path, e);
         // Under a temporary name first: a crash leaves no half-written file by the real one.
         let temporary = dir.join("meta.tmp");
-        let mode = OpenMode {
-            write: true,
-            create: true,
-            direct: false,
-        };
-        if disk
-            .list(dir)
-            .map_err(failed)?
-            .iter()
-            .any(|e| e.name == "meta.tmp")
-        {
+        let mode = OpenMode { write: true, create: true, direct: false };
+        if disk.list(dir).map_err(failed)?.iter().any(|e| e.name == "meta.tmp") {
             disk.remove(&temporary).map_err(failed)?;
         }
         let file = disk.open(&temporary, mode).map_err(failed)?;
-        file.write_at(&meta.encode(), meta.slot() * PAGE_BYTES)
-            .map_err(failed)?;
-        let second = Meta {
-            sequence: meta.sequence + 1,
-            ..meta
-        };
-        file.write_at(&second.encode(), second.slot() * PAGE_BYTES)
-            .map_err(failed)?;
+        file.write_at(&meta.encode(), meta.slot() * PAGE_BYTES).map_err(failed)?;
+        let second = Meta { sequence: meta.sequence + 1, ..meta };
+        file.write_at(&second.encode(), second.slot() * PAGE_BYTES).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         disk.rename(&temporary, &path).map_err(failed)?;
         disk.sync_dir(dir).map_err(failed)?;
-        Ok(MetaFile {
-            file,
-            meta: Mutex::new(second),
-            path: path.clone(),
-        })
+        Ok(MetaFile { file, meta: Mutex::new(second), path: path.clone() })
     }
 
     /// Reads it; `write` is false for tools that only look.
     pub(crate) fn open(disk: &dyn Disk, dir: &Path, write: bool) -> Result<MetaFile> {
         let path = MetaFile::path(dir);
         let failed = |e| Error::io("cannot read the log's meta file", &path, e);
-        let mode = OpenMode {
-            write,
-            create: false,
-            direct: false,
-        };
+        let mode = OpenMode { write, create: false, direct: false };
         let file = disk.open(&path, mode).map_err(failed)?;
         let mut bytes = vec![0; 2 * PAGE_BYTES as usize];
         let read = file.read_at(&mut bytes, 0).map_err(failed)?;
@@ -79,15 +57,9 @@ impl MetaFile {
                 }
                 _ => ErrorKind::Corrupt,
             };
-            Error::new(kind, "the meta file is not usable")
-                .at_path(&path)
-                .because(error)
+            Error::new(kind, "the meta file is not usable").at_path(&path).because(error)
         })?;
-        Ok(MetaFile {
-            file,
-            meta: Mutex::new(meta),
-            path: path.clone(),
-        })
+        Ok(MetaFile { file, meta: Mutex::new(meta), path: path.clone() })
     }
 
     pub(crate) fn get(&self) -> Meta {
@@ -102,9 +74,7 @@ impl MetaFile {
         let mut next = current.clone();
         change(&mut next);
         next.sequence += 1;
-        self.file
-            .write_at(&next.encode(), next.slot() * PAGE_BYTES)
-            .map_err(failed)?;
+        self.file.write_at(&next.encode(), next.slot() * PAGE_BYTES).map_err(failed)?;
         self.file.sync_data().map_err(failed)?;
         *current = next;
         Ok(())

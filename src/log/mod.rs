@@ -99,10 +99,9 @@ impl Log {
         let mode = match (&opened, options.durability) {
             (None, _) => CommitMode::Memory,
             (_, Durability::Synced) => CommitMode::Synced,
-            (_, Durability::Deferred { interval, bytes }) => CommitMode::Deferred {
-                interval_nanos: nanos(interval),
-                bytes,
-            },
+            (_, Durability::Deferred { interval, bytes }) => {
+                CommitMode::Deferred { interval_nanos: nanos(interval), bytes }
+            }
         };
         let position = ring.committed.load().position();
         let number = geometry.slab_of(position);
@@ -118,9 +117,7 @@ impl Log {
         };
         Ok(Log {
             geometry,
-            append: Mutex::new(Appender::new(
-                geometry, block_max, current, offset, next_lsn,
-            )),
+            append: Mutex::new(Appender::new(geometry, block_max, current, offset, next_lsn)),
             ring,
             clock,
             mode,
@@ -221,9 +218,7 @@ impl Log {
             }
             segments.hurry();
             if self.threads {
-                segments
-                    .supply
-                    .sleep(seen, (self.append_timeout - waited).min(limits::SLEEP_MAX));
+                segments.supply.sleep(seen, (self.append_timeout - waited).min(limits::SLEEP_MAX));
             } else {
                 self.drive()?;
             }
@@ -299,10 +294,7 @@ impl Log {
         // Relaxed, load and store: only the holder of the append lock writes these in memory.
         counters.records.store(lsn.get(), Ordering::Relaxed);
         counters.bytes.store(position, Ordering::Relaxed);
-        counters.commits.store(
-            counters.commits.load(Ordering::Relaxed) + 1,
-            Ordering::Relaxed,
-        );
+        counters.commits.store(counters.commits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let somebody_sleeps = self.ring.publish(position, lsn);
         drop(appender);
         if somebody_sleeps {
@@ -383,11 +375,7 @@ impl Log {
         let mut appender = self.append.lock();
         let open = appender.has_open_records();
         let (sequence, end) = appender.place();
-        let place = if open {
-            (sequence, end)
-        } else {
-            appender.last_place()
-        };
+        let place = if open { (sequence, end) } else { appender.last_place() };
         appender.flush = true;
         let wake = self.hand_over(&mut appender);
         drop(appender);

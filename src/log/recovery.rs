@@ -78,22 +78,15 @@ pub(crate) fn open_log(
     if !is_log(&*disk, dir)? {
         disk.create_dir(&dir.join("segments")).map_err(io)?;
     }
-    let lock = disk
-        .lock(&dir.join("LOCK"), options.lock_timeout)
-        .map_err(|e| {
-            if e.kind() == std::io::ErrorKind::WouldBlock {
-                Error::new(ErrorKind::Locked, "the log is open elsewhere").at_path(dir)
-            } else {
-                Error::io("cannot lock the log", &dir.join("LOCK"), e)
-            }
-        })?;
+    let lock = disk.lock(&dir.join("LOCK"), options.lock_timeout).map_err(|e| {
+        if e.kind() == std::io::ErrorKind::WouldBlock {
+            Error::new(ErrorKind::Locked, "the log is open elsewhere").at_path(dir)
+        } else {
+            Error::io("cannot lock the log", &dir.join("LOCK"), e)
+        }
+    })?;
     let (meta, fresh) = open_or_create_meta(&disk, dir, geometry, clock)?;
-    let files = LogFiles {
-        disk,
-        dir: dir.to_owned(),
-        lock,
-        meta,
-    };
+    let files = LogFiles { disk, dir: dir.to_owned(), lock, meta };
     check_sizes(&files, &geometry)?;
     let mut opened = Recoverer::new(&files, geometry, clock).run(options, fresh)?;
     opened.recovery.duration = Duration::from_nanos(clock.now() - begun);
@@ -118,16 +111,12 @@ fn is_log(disk: &dyn Disk, dir: &Path) -> Result<bool> {
     if has("meta") {
         // Says whether it is a meta file of ours.
         MetaFile::open(disk, dir, false)?;
-        return Err(
-            Error::new(ErrorKind::MissingSegment, "the log's segments are gone")
-                .at_path(&dir.join("segments")),
-        );
+        return Err(Error::new(ErrorKind::MissingSegment, "the log's segments are gone")
+            .at_path(&dir.join("segments")));
     }
     match entries.iter().find(|e| !ours.contains(&&*e.name)) {
-        Some(other) => Err(
-            Error::new(ErrorKind::NotALog, "the directory holds something else")
-                .at_path(&dir.join(&other.name)),
-        ),
+        Some(other) => Err(Error::new(ErrorKind::NotALog, "the directory holds something else")
+            .at_path(&dir.join(&other.name))),
         None => Ok(false),
     }
 }
@@ -172,20 +161,14 @@ fn refuse_orphans(disk: &dyn Disk, dir: &Path) -> Result<()> {
     for entry in disk.list(&segments).map_err(io)? {
         let path = segments.join(&entry.name);
         let failed = |e| Error::io("cannot read a segment", &path, e);
-        let mode = OpenMode {
-            write: false,
-            create: false,
-            direct: false,
-        };
+        let mode = OpenMode { write: false, create: false, direct: false };
         let file = disk.open(&path, mode).map_err(failed)?;
         let mut head = vec![0; PAGE_BYTES as usize + BLOCK_HEADER_BYTES];
         let read = file.read_at(&mut head, 0).map_err(failed)?;
         if read == head.len() && head[PAGE_BYTES as usize..].iter().any(|&b| b != 0) {
-            return Err(
-                Error::new(ErrorKind::Corrupt, "there are segments, but no meta file")
-                    .at_path(&MetaFile::path(dir))
-                    .advise(REPAIR),
-            );
+            return Err(Error::new(ErrorKind::Corrupt, "there are segments, but no meta file")
+                .at_path(&MetaFile::path(dir))
+                .advise(REPAIR));
         }
     }
     for entry in disk.list(&segments).map_err(io)? {
@@ -242,10 +225,7 @@ impl Survey<'_> {
         let mut numbers = Vec::new();
         let mut others = Vec::new();
         for entry in entries {
-            let position = entry
-                .name
-                .strip_suffix(".log")
-                .and_then(|n| n.parse::<u64>().ok());
+            let position = entry.name.strip_suffix(".log").and_then(|n| n.parse::<u64>().ok());
             match position.filter(|p| p.is_multiple_of(self.geometry.segment_bytes)) {
                 Some(position) => numbers.push(self.geometry.segment_of(position)),
                 None => others.push(entry),
@@ -259,11 +239,7 @@ impl Survey<'_> {
     pub(crate) fn look(&self, number: u64) -> Result<Found> {
         let path = self.path(number);
         let failed = |e| Error::io("cannot read a segment", &path, e).at_segment(number, 0);
-        let mode = OpenMode {
-            write: false,
-            create: false,
-            direct: false,
-        };
+        let mode = OpenMode { write: false, create: false, direct: false };
         let file = self.disk.open(&path, mode).map_err(failed)?;
         let damaged = |what: String, offset| {
             Error::new(ErrorKind::Corrupt, what)
@@ -274,10 +250,7 @@ impl Survey<'_> {
         let bytes = self.geometry.segment_bytes;
         let len = file.len().map_err(failed)?;
         if len != bytes {
-            return Err(damaged(
-                format!("a segment of {bytes} bytes has {len}"),
-                len.min(bytes),
-            ));
+            return Err(damaged(format!("a segment of {bytes} bytes has {len}"), len.min(bytes)));
         }
         let mut head = vec![0; PAGE_BYTES as usize + BLOCK_HEADER_BYTES];
         file.read_at(&mut head, 0).map_err(failed)?;
@@ -292,35 +265,22 @@ impl Survey<'_> {
             other => damaged("the segment's header is damaged".into(), 0).because(other),
         })?;
         if header.log_id != self.log_id {
-            let what = format!(
-                "the segment belongs to log {}, not {}",
-                header.log_id, self.log_id
-            );
+            let what = format!("the segment belongs to log {}, not {}", header.log_id, self.log_id);
             return Err(Error::new(ErrorKind::ForeignSegment, what)
                 .at_path(&path)
                 .at_segment(number, 0));
         }
         if header.number != number || header.segment_bytes != bytes {
-            return Err(damaged(
-                format!("the file holds segment {}", header.number),
-                0,
-            ));
+            return Err(damaged(format!("the file holds segment {}", header.number), 0));
         }
         let footer_bytes = footer_bytes(bytes);
         let mut region = vec![0; footer_bytes as usize];
-        file.read_at(&mut region, bytes - footer_bytes)
-            .map_err(failed)?;
+        file.read_at(&mut region, bytes - footer_bytes).map_err(failed)?;
         // A footer that is not whole was being written when the process died, or is damaged: the
         // blocks decide, and it is written anew.
         let footer = Footer::decode(&region, number, header.salt()).unwrap_or(None);
         let first_block = BlockHeader::read(first);
-        Ok(Found {
-            number,
-            path,
-            salt: header.salt(),
-            footer,
-            first_block,
-        })
+        Ok(Found { number, path, salt: header.salt(), footer, first_block })
     }
 
     pub(crate) fn missing(&self, number: u64) -> Error {
@@ -377,44 +337,19 @@ struct Unowned {
 
 impl Unowned {
     fn with(self, files: LogFiles) -> Opened {
-        let Unowned {
-            ring,
-            segments,
-            committer,
-            offset,
-            next_lsn,
-            recovery,
-        } = self;
-        Opened {
-            files,
-            ring,
-            segments,
-            committer,
-            offset,
-            next_lsn,
-            recovery,
-        }
+        let Unowned { ring, segments, committer, offset, next_lsn, recovery } = self;
+        Opened { files, ring, segments, committer, offset, next_lsn, recovery }
     }
 }
 
 impl<'a> Recoverer<'a> {
     fn new(files: &'a LogFiles, geometry: Geometry, clock: &'a Clock) -> Recoverer<'a> {
-        Recoverer {
-            files,
-            geometry,
-            clock,
-            meta: files.meta.get(),
-        }
+        Recoverer { files, geometry, clock, meta: files.meta.get() }
     }
 
     fn survey(&self) -> Survey<'_> {
         let (disk, dir) = (&*self.files.disk, &*self.files.dir);
-        Survey {
-            disk,
-            dir,
-            geometry: self.geometry,
-            log_id: self.meta.log_id,
-        }
+        Survey { disk, dir, geometry: self.geometry, log_id: self.meta.log_id }
     }
 
     fn run(&self, options: &Options, fresh: bool) -> Result<Unowned> {
@@ -430,38 +365,27 @@ impl<'a> Recoverer<'a> {
         if kept.is_empty() {
             return Err(survey.missing(first));
         }
-        let mut found = kept
-            .iter()
-            .map(|&n| survey.look(n))
-            .collect::<Result<Vec<_>>>()?;
+        let mut found = kept.iter().map(|&n| survey.look(n)).collect::<Result<Vec<_>>>()?;
         let sealed = self.sealed_prefix(&survey, &found)?;
         let unsealed = found.split_off(sealed.len());
         let Some(open) = unsealed.first().map(|f| f.number) else {
             return Err(survey.missing(first + sealed.len() as u64));
         };
-        let chain = sealed
-            .last()
-            .map_or(Chain::start(self.meta.log_start_lsn), |(_, footer)| Chain {
+        let chain =
+            sealed.last().map_or(Chain::start(self.meta.log_start_lsn), |(_, footer)| Chain {
                 next_lsn: footer.last_lsn + 1,
                 crc: footer.last_crc,
                 time_nanos: footer.last_time_nanos,
             });
         // The chain that the first kept segment continues went with what retention deleted.
         let chain = match (&sealed.last(), unsealed[0].first_block) {
-            (None, Some(block)) => Chain {
-                crc: block.prev_crc,
-                ..chain
-            },
+            (None, Some(block)) => Chain { crc: block.prev_crc, ..chain },
             _ => chain,
         };
         // From here on things may be written: all that can be refused without, was.
         self.remove_leftovers(&numbers, first, &others)?;
         let meta = &self.meta;
-        let catalogue = Arc::new(Catalogue::new(
-            self.geometry,
-            meta.log_start,
-            meta.log_start_lsn,
-        ));
+        let catalogue = Arc::new(Catalogue::new(self.geometry, meta.log_start, meta.log_start_lsn));
         for (path, footer) in &sealed {
             catalogue.seal(Sealed::new(path.clone(), footer));
         }
@@ -469,10 +393,7 @@ impl<'a> Recoverer<'a> {
         let (id, clock) = (meta.log_id, self.clock.clone());
         let segments = Segments::new(place, self.geometry, id, clock, catalogue, open);
         let tail = self.walk_unsealed(&segments, unsealed, chain)?;
-        let mut recovery = Recovery {
-            segments: kept.len() as u64,
-            ..Recovery::default()
-        };
+        let mut recovery = Recovery { segments: kept.len() as u64, ..Recovery::default() };
         let (active, walked) = self.settle(&segments, tail, &mut recovery)?;
         if fresh {
             tracing::info!(dir = %self.files.dir.display(), log = %meta.log_id, "created the log");
@@ -489,9 +410,7 @@ impl<'a> Recoverer<'a> {
         let mut sealed = Vec::new();
         for (i, segment) in found.iter().enumerate() {
             let Some(footer) = &segment.footer else { break };
-            let next = found
-                .get(i + 1)
-                .ok_or_else(|| survey.missing(segment.number + 1))?;
+            let next = found.get(i + 1).ok_or_else(|| survey.missing(segment.number + 1))?;
             survey.check_joint(segment, footer, next)?;
             sealed.push((segment.path.clone(), footer.clone()));
         }
@@ -502,10 +421,8 @@ impl<'a> Recoverer<'a> {
         let dir = self.files.dir.join("segments");
         let below = numbers.iter().filter(|&&n| n < first);
         let deleted = below.map(|&n| segment_path(&self.files.dir, &self.geometry, n));
-        let unfinished = others
-            .iter()
-            .filter(|e| e.name.ends_with(".tmp"))
-            .map(|e| dir.join(&e.name));
+        let unfinished =
+            others.iter().filter(|e| e.name.ends_with(".tmp")).map(|e| dir.join(&e.name));
         for path in deleted.chain(unfinished) {
             self.files
                 .disk
@@ -517,29 +434,18 @@ impl<'a> Recoverer<'a> {
 
     fn open_file(&self, found: &Found) -> Result<Arc<dyn DiskFile>> {
         let failed = |e| Error::io("cannot open a segment", &found.path, e);
-        let mode = OpenMode {
-            write: true,
-            create: false,
-            direct: true,
-        };
+        let mode = OpenMode { write: true, create: false, direct: true };
         let file = self.files.disk.open(&found.path, mode).map_err(failed)?;
         if !file.is_direct() {
             // What a killed process left in the cache need not be what is on disk.
-            file.drop_cache(0, self.geometry.segment_bytes)
-                .map_err(failed)?;
+            file.drop_cache(0, self.geometry.segment_bytes).map_err(failed)?;
         }
         Ok(file)
     }
 
     fn walker<'b>(&'b self, found: &'b Found, file: &'b dyn DiskFile) -> Walker<'b> {
         let (number, salt, path) = (found.number, found.salt, &*found.path);
-        Walker {
-            geometry: &self.geometry,
-            number,
-            salt,
-            path,
-            file,
-        }
+        Walker { geometry: &self.geometry, number, salt, path, file }
     }
 
     /// Walks the unsealed segments oldest first; completed ones are sealed, the last is returned
@@ -575,12 +481,7 @@ impl<'a> Recoverer<'a> {
                 continue;
             }
             let rest = self.walker(&found, &*file).rest(walked.end)?;
-            let tail = Tail {
-                found,
-                file,
-                walked,
-                rest,
-            };
+            let tail = Tail { found, file, walked, rest };
             self.judge(&tail)?;
             for found in rest_of_list {
                 self.adopt(segments, &tail, found)?;
@@ -627,9 +528,7 @@ impl<'a> Recoverer<'a> {
                 .at_segment(found.number, self.geometry.head_bytes)
                 .advise(REPAIR));
         }
-        let Found {
-            number, path, salt, ..
-        } = found;
+        let Found { number, path, salt, .. } = found;
         segments.adopt(number, Prepared { path, file, salt });
         Ok(())
     }
@@ -641,12 +540,7 @@ impl<'a> Recoverer<'a> {
         tail: Tail,
         recovery: &mut Recovery,
     ) -> Result<(Arc<OpenSegment>, Ended)> {
-        let Tail {
-            found,
-            file,
-            walked,
-            rest,
-        } = tail;
+        let Tail { found, file, walked, rest } = tail;
         let mut ended = Ended {
             position: self.geometry.segment_start(found.number) + walked.end,
             chain: walked.chain,
@@ -719,12 +613,8 @@ impl<'a> Recoverer<'a> {
         }
         ring.start_at(first_slab);
         let first_lsn = Lsn::new(self.meta.log_start_lsn);
-        let recovery = Recovery {
-            records: next_lsn.get() - first_lsn.get(),
-            first_lsn,
-            last_lsn,
-            ..recovery
-        };
+        let recovery =
+            Recovery { records: next_lsn.get() - first_lsn.get(), first_lsn, last_lsn, ..recovery };
         let catalogue = Arc::clone(segments.catalogue());
         catalogue.open_segment(Arc::clone(&active));
         let chain = ended.chain;

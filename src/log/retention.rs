@@ -36,12 +36,7 @@ impl Retainer {
         files: Arc<LogFiles>,
         segments: Arc<Segments>,
     ) -> Retainer {
-        Retainer {
-            policy,
-            geometry,
-            files: Mutex::new(Some(files)),
-            segments,
-        }
+        Retainer { policy, geometry, files: Mutex::new(Some(files)), segments }
     }
 
     /// The bytes of log that may still be written before a record at `position` can be deleted
@@ -52,24 +47,14 @@ impl Retainer {
         committed: u64,
         has_barrier: bool,
     ) -> Option<u64> {
-        let cap = if has_barrier {
-            self.policy.hard_cap_bytes
-        } else {
-            self.policy.max_bytes
-        }?;
-        let begin = self
-            .geometry
-            .segment_start(self.geometry.segment_of(position));
+        let cap = if has_barrier { self.policy.hard_cap_bytes } else { self.policy.max_bytes }?;
+        let begin = self.geometry.segment_start(self.geometry.segment_of(position));
         Some(cap.saturating_sub(committed.saturating_sub(begin)))
     }
 
     /// The bytes at which something is deleted.
     pub(crate) fn kept_bytes_max(&self) -> u64 {
-        let Retention {
-            max_bytes,
-            hard_cap_bytes,
-            ..
-        } = self.policy;
+        let Retention { max_bytes, hard_cap_bytes, .. } = self.policy;
         hard_cap_bytes.or(max_bytes).unwrap_or(u64::MAX)
     }
 
@@ -93,10 +78,7 @@ impl Retainer {
         let mut last: Option<Arc<Sealed>> = None;
         for sealed in catalogue.oldest(usize::MAX) {
             let held = barrier.is_some_and(|lsn| sealed.last_lsn > lsn.get());
-            let yields = self
-                .policy
-                .hard_cap_bytes
-                .is_some_and(|cap| kept_bytes > cap);
+            let yields = self.policy.hard_cap_bytes.is_some_and(|cap| kept_bytes > cap);
             let goes = self.is_over(&sealed, kept_bytes, wall_nanos, barrier);
             if !(yields || goes && !held) {
                 break;
@@ -123,11 +105,7 @@ impl Retainer {
                 .remove(&sealed.path)
                 .map_err(|e| Error::io("cannot delete a segment", &sealed.path, e))?;
         }
-        tracing::debug!(
-            first_lsn,
-            segments = retained.deleted_segments,
-            "deleted segments"
-        );
+        tracing::debug!(first_lsn, segments = retained.deleted_segments, "deleted segments");
         self.segments.retry();
         Ok(retained)
     }

@@ -54,8 +54,7 @@ pub(crate) struct Segments {
 
 /// `{first position, 20 digits}.log`
 pub(crate) fn segment_path(dir: &Path, geometry: &Geometry, number: u64) -> PathBuf {
-    dir.join("segments")
-        .join(format!("{:020}.log", geometry.segment_start(number)))
+    dir.join("segments").join(format!("{:020}.log", geometry.segment_start(number)))
 }
 
 impl Segments {
@@ -98,8 +97,7 @@ impl Segments {
     /// Recovery: segments below `number` are complete, this one is next.
     pub(crate) fn activate(&self, number: u64) {
         self.prepared_below.fetch_max(number + 1, Ordering::AcqRel);
-        self.wanted_below
-            .fetch_max(number + 1 + limits::SEGMENTS_AHEAD, Ordering::AcqRel);
+        self.wanted_below.fetch_max(number + 1 + limits::SEGMENTS_AHEAD, Ordering::AcqRel);
     }
 
     /// The segment being written, as far as sealing knows.
@@ -131,9 +129,7 @@ impl Segments {
         if segment >= self.prepared_below.load(Ordering::Acquire) {
             return self.failure.lock().clone().map_or(Ok(false), Err);
         }
-        let displaced = number
-            .checked_sub(slots)
-            .map(|n| n / self.geometry.slabs_per_segment());
+        let displaced = number.checked_sub(slots).map(|n| n / self.geometry.slabs_per_segment());
         Ok(displaced.is_none_or(|s| s < self.sealed_below.load(Ordering::Acquire)))
     }
 
@@ -156,19 +152,11 @@ impl Segments {
     /// The prepared segment `number`, to be written to from the record and chain of `from` on.
     pub(crate) fn take_prepared(&self, number: u64, from: (u64, u32)) -> Result<Arc<OpenSegment>> {
         let prepared = self.prepared.lock().remove(&number).ok_or_else(|| {
-            Error::new(
-                ErrorKind::MissingSegment,
-                "a slab was opened in an unprepared segment",
-            )
-            .at_segment(number, 0)
+            Error::new(ErrorKind::MissingSegment, "a slab was opened in an unprepared segment")
+                .at_segment(number, 0)
         })?;
         let place = (number, prepared.path, prepared.file);
-        Ok(Arc::new(OpenSegment::new(
-            &self.geometry,
-            place,
-            prepared.salt,
-            from,
-        )))
+        Ok(Arc::new(OpenSegment::new(&self.geometry, place, prepared.salt, from)))
     }
 
     pub(crate) fn seal_later(&self, segment: Arc<OpenSegment>) {
@@ -182,11 +170,7 @@ impl Segments {
         self.send(Job::Prepare);
         loop {
             let failed = self.failure.lock().is_some();
-            let timeout = if failed {
-                limits::PREPARE_RETRY
-            } else {
-                limits::SLEEP_MAX
-            };
+            let timeout = if failed { limits::PREPARE_RETRY } else { limits::SLEEP_MAX };
             let job = self.jobs.1.recv_timeout(timeout);
             let stopping = stop.load(Ordering::Acquire);
             match job {
@@ -255,20 +239,12 @@ impl Segments {
     pub(crate) fn prepare(&self, number: u64, zeros: bool) -> Result<Prepared> {
         let path = segment_path(&self.dir, &self.geometry, number);
         let temporary = path.with_extension("tmp");
-        let made = self
-            .prepare_at(&temporary, number, zeros)
-            .and_then(|(file, salt)| {
-                let failed = |e| Error::io("cannot name a new segment", &path, e);
-                self.disk.rename(&temporary, &path).map_err(failed)?;
-                self.disk
-                    .sync_dir(&self.dir.join("segments"))
-                    .map_err(failed)?;
-                Ok(Prepared {
-                    path: path.clone(),
-                    file,
-                    salt,
-                })
-            });
+        let made = self.prepare_at(&temporary, number, zeros).and_then(|(file, salt)| {
+            let failed = |e| Error::io("cannot name a new segment", &path, e);
+            self.disk.rename(&temporary, &path).map_err(failed)?;
+            self.disk.sync_dir(&self.dir.join("segments")).map_err(failed)?;
+            Ok(Prepared { path: path.clone(), file, salt })
+        });
         if made.is_err() {
             // Frees the space at once; recovery would remove it otherwise.
             let _ = self.disk.remove(&temporary);
@@ -283,11 +259,7 @@ impl Segments {
         zeros: bool,
     ) -> Result<(Arc<dyn DiskFile>, u64)> {
         let failed = |e| Error::io("cannot prepare a segment", path, e);
-        let mode = OpenMode {
-            write: true,
-            create: true,
-            direct: true,
-        };
+        let mode = OpenMode { write: true, create: true, direct: true };
         let file = match self.disk.open(path, mode) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 self.disk.remove(path).map_err(failed)?;
@@ -338,15 +310,9 @@ impl Segments {
             // Written through the page cache: it has done its work.
             let _ = segment.file.drop_cache(0, self.geometry.segment_bytes);
         }
-        self.catalogue
-            .seal(Sealed::new(segment.path.clone(), &footer));
-        self.sealed_below
-            .store(segment.number + 1, Ordering::Release);
-        tracing::debug!(
-            segment = segment.number,
-            last_lsn = footer.last_lsn,
-            "sealed"
-        );
+        self.catalogue.seal(Sealed::new(segment.path.clone(), &footer));
+        self.sealed_below.store(segment.number + 1, Ordering::Release);
+        tracing::debug!(segment = segment.number, last_lsn = footer.last_lsn, "sealed");
         Ok(())
     }
 }

@@ -20,11 +20,7 @@ pub(crate) struct Chain {
 
 impl Chain {
     pub(crate) fn start(first_lsn: u64) -> Chain {
-        Chain {
-            next_lsn: first_lsn,
-            crc: 0,
-            time_nanos: 0,
-        }
+        Chain { next_lsn: first_lsn, crc: 0, time_nanos: 0 }
     }
 
     fn accepts(&self, header: &BlockHeader) -> bool {
@@ -105,14 +101,9 @@ impl Walker<'_> {
     ) -> Result<Walked> {
         let geometry = self.geometry;
         let slabs = geometry.slabs_per_segment();
-        let mut index = FooterBuilder::new(
-            self.number,
-            self.salt,
-            slabs,
-            geometry.slab_bytes,
-            chain.next_lsn,
-        )
-        .continuing(chain.crc);
+        let mut index =
+            FooterBuilder::new(self.number, self.salt, slabs, geometry.slab_bytes, chain.next_lsn)
+                .continuing(chain.crc);
         let first_lsn = chain.next_lsn;
         let mut end = geometry.head_bytes;
         let mut buffer = self.slab_buffer();
@@ -153,13 +144,7 @@ impl Walker<'_> {
             // Zeros up to the end of the slab: the next one decides. If its first block does not
             // continue the chain, no later one does, and `end` stays where it is.
         }
-        Ok(Walked {
-            index,
-            chain,
-            records: chain.next_lsn - first_lsn,
-            end,
-            rolled,
-        })
+        Ok(Walked { index, chain, records: chain.next_lsn - first_lsn, end, rolled })
     }
 
     fn good_block(

@@ -81,24 +81,14 @@ impl Writer {
             Ok(mut appender) => {
                 let extent = appender.begin();
                 HELD.set(log);
-                log.held_batch
-                    .store(appender.batch_number(), Ordering::Relaxed);
-                WriteBatch {
-                    log: &self.log,
-                    appender: Some(appender),
-                    refusal: None,
-                    extent,
-                }
+                log.held_batch.store(appender.batch_number(), Ordering::Relaxed);
+                WriteBatch { log: &self.log, appender: Some(appender), refusal: None, extent }
             }
             Err(error) => WriteBatch {
                 log: &self.log,
                 appender: None,
                 refusal: Some(error),
-                extent: Extent {
-                    start: 0,
-                    end: 0,
-                    records: 0,
-                },
+                extent: Extent { start: 0, end: 0, records: 0 },
             },
         }
     }
@@ -124,18 +114,14 @@ pub struct WriteBatch<'a> {
 
 impl fmt::Debug for WriteBatch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WriteBatch")
-            .field("records", &self.extent.records)
-            .finish_non_exhaustive()
+        f.debug_struct("WriteBatch").field("records", &self.extent.records).finish_non_exhaustive()
     }
 }
 
 impl WriteBatch<'_> {
     #[cold]
     fn refused(&self) -> Error {
-        self.refusal
-            .clone()
-            .unwrap_or_else(|| Error::new(ErrorKind::Closed, "the batch has ended"))
+        self.refusal.clone().unwrap_or_else(|| Error::new(ErrorKind::Closed, "the batch has ended"))
     }
 
     /// Adds a record; copies the payload once, to where it stays.
@@ -148,9 +134,7 @@ impl WriteBatch<'_> {
         let Some(appender) = &mut self.appender else {
             return Err(self.refused());
         };
-        appender
-            .reserve(&mut self.extent, kind, key, payload.len())?
-            .copy_from_slice(payload);
+        appender.reserve(&mut self.extent, kind, key, payload.len())?.copy_from_slice(payload);
         Ok(())
     }
 
@@ -216,22 +200,14 @@ impl WriteBatch<'_> {
         let (log, extent) = (self.log, self.extent);
         if extent.records == 0 {
             let lsns = empty(&appender);
-            return Ok(Ticket {
-                log: Arc::clone(log),
-                lsns,
-                place: (0, 0),
-            });
+            return Ok(Ticket { log: Arc::clone(log), lsns, place: (0, 0) });
         }
         let first = appender.accept(&extent);
         let lsns = first..=Lsn::new(first.get() + u64::from(extent.records) - 1);
         log.held_batch.store(0, Ordering::Relaxed);
         HELD.set(ptr::null());
         let place = log.commit_later(appender);
-        Ok(Ticket {
-            log: Arc::clone(log),
-            lsns,
-            place,
-        })
+        Ok(Ticket { log: Arc::clone(log), lsns, place })
     }
 }
 
@@ -261,9 +237,7 @@ pub struct Ticket {
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket")
-            .field("lsns", &self.lsns)
-            .finish_non_exhaustive()
+        f.debug_struct("Ticket").field("lsns", &self.lsns).finish_non_exhaustive()
     }
 }
 

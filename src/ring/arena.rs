@@ -33,11 +33,8 @@ impl Arena {
     /// Reserves `slabs` slabs and faults in the first `prefault` of them.
     pub(crate) fn new(slabs: usize, slab_bytes: usize, prefault: usize) -> Result<Arena> {
         let refused = |source: io::Error| {
-            Error::new(
-                ErrorKind::Io,
-                format!("cannot reserve {slabs} slabs of {slab_bytes} bytes"),
-            )
-            .because(source)
+            Error::new(ErrorKind::Io, format!("cannot reserve {slabs} slabs of {slab_bytes} bytes"))
+                .because(source)
         };
         let mapping_bytes = slabs
             .checked_mul(slab_bytes)
@@ -62,13 +59,7 @@ impl Arena {
         let skip = mapping.as_ptr().align_offset(HUGE_PAGE_BYTES);
         // SAFETY: `skip` is less than a huge page, and the mapping has that much to spare.
         let base = unsafe { mapping.add(skip) };
-        let arena = Arena {
-            mapping,
-            mapping_bytes,
-            base,
-            slab_bytes,
-            slabs,
-        };
+        let arena = Arena { mapping, mapping_bytes, base, slab_bytes, slabs };
         // SAFETY: the range lies inside the mapping. Both calls are advice: where they are refused,
         // the pages come one by one on first touch.
         unsafe {
@@ -88,11 +79,7 @@ impl Arena {
     }
 
     pub(crate) fn base(&self, index: usize) -> NonNull<u8> {
-        assert!(
-            index < self.slabs,
-            "slab {index} of an arena of {}",
-            self.slabs
-        );
+        assert!(index < self.slabs, "slab {index} of an arena of {}", self.slabs);
         // SAFETY: the index was just checked, so the result stays inside the mapping.
         unsafe { self.base.add(index * self.slab_bytes) }
     }
@@ -104,11 +91,7 @@ impl Arena {
     pub(crate) unsafe fn give_back(&self, index: usize) {
         // SAFETY: the range is one slab of this mapping, owned by the caller.
         unsafe {
-            libc::madvise(
-                self.base(index).as_ptr().cast(),
-                self.slab_bytes,
-                libc::MADV_DONTNEED,
-            );
+            libc::madvise(self.base(index).as_ptr().cast(), self.slab_bytes, libc::MADV_DONTNEED);
         }
     }
 }

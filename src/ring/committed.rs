@@ -98,10 +98,7 @@ mod tests {
         let seen = word.load();
         assert!(word.announce_sleep(seen));
         let second = word.load();
-        assert!(
-            word.announce_sleep(second),
-            "the bit stands for all sleepers"
-        );
+        assert!(word.announce_sleep(second), "the bit stands for all sleepers");
         assert!(word.publish(16));
         assert!(!word.announce_sleep(second));
         assert!(!word.publish(24), "the bit is cleared by a publication");

@@ -84,22 +84,16 @@ impl Ring {
 
     /// Slab `number`, if it is still in the ring.
     pub(crate) fn get(&self, number: u64) -> Option<Arc<Slab>> {
-        self.slot(number)
-            .load_full()
-            .filter(|slab| slab.number() == number)
+        self.slot(number).load_full().filter(|slab| slab.number() == number)
     }
 
     pub(crate) fn contains(&self, number: u64) -> bool {
-        self.slot(number)
-            .load()
-            .as_ref()
-            .is_some_and(|slab| slab.number() == number)
+        self.slot(number).load().as_ref().is_some_and(|slab| slab.number() == number)
     }
 
     /// The position of the oldest byte that may still be in the ring.
     pub(crate) fn oldest_position(&self) -> u64 {
-        self.geometry
-            .first_block(self.oldest.load(Ordering::Acquire))
+        self.geometry.first_block(self.oldest.load(Ordering::Acquire))
     }
 
     /// Makes room for slab `number` in its slot and puts it there. What was in the slot leaves the
@@ -120,8 +114,7 @@ impl Ring {
     fn evict(&self, number: u64) -> Option<Arc<Slab>> {
         let evicted = self.slot(number).swap(None)?;
         // Release: whoever starts at the oldest position finds the slot of what lies below empty.
-        self.oldest
-            .fetch_max(evicted.number() + 1, Ordering::Release);
+        self.oldest.fetch_max(evicted.number() + 1, Ordering::Release);
         Some(evicted)
     }
 
@@ -158,11 +151,7 @@ impl Pool {
     /// A slab that nobody holds. `Arc::get_mut` proves it: its Acquire pairs with the Release of
     /// the last reader's drop. A count of 1 seen otherwise would prove nothing.
     fn take(&mut self) -> Option<Arc<Slab>> {
-        if let Some(free) = self
-            .retired
-            .iter_mut()
-            .position(|slab| Arc::get_mut(slab).is_some())
-        {
+        if let Some(free) = self.retired.iter_mut().position(|slab| Arc::get_mut(slab).is_some()) {
             return self.retired.remove(free);
         }
         self.cold.pop().or_else(|| {
@@ -175,18 +164,12 @@ impl Pool {
     }
 
     fn surplus(&mut self) -> Option<Arc<Slab>> {
-        let free = self
-            .retired
-            .iter_mut()
-            .filter_map(|slab| Arc::get_mut(slab).map(|_| ()))
-            .count();
+        let free =
+            self.retired.iter_mut().filter_map(|slab| Arc::get_mut(slab).map(|_| ())).count();
         if free <= WARM_SLABS {
             return None;
         }
-        let last = self
-            .retired
-            .iter_mut()
-            .rposition(|slab| Arc::get_mut(slab).is_some())?;
+        let last = self.retired.iter_mut().rposition(|slab| Arc::get_mut(slab).is_some())?;
         self.retired.remove(last)
     }
 }

@@ -65,12 +65,7 @@ impl Buffered {
 
     fn slab_end(&self, at: u64) -> u64 {
         let slab = at / self.geometry.slab_bytes;
-        let end = self
-            .footer
-            .slab_ends
-            .get(slab as usize)
-            .copied()
-            .unwrap_or(0);
+        let end = self.footer.slab_ends.get(slab as usize).copied().unwrap_or(0);
         slab * self.geometry.slab_bytes + u64::from(end)
     }
 
@@ -90,18 +85,13 @@ impl Buffered {
             return Ok(Fetch::Ready);
         }
         // What is there of the block moves to the front, so that nothing is read twice.
-        let kept = if self.holds(offset) {
-            (self.from + self.len as u64 - offset) as usize
-        } else {
-            0
-        };
+        let kept =
+            if self.holds(offset) { (self.from + self.len as u64 - offset) as usize } else { 0 };
         let want = ((end - offset) as usize).min(self.buffer.bytes().len());
         if want <= kept {
-            return Err(
-                Error::new(ErrorKind::Corrupt, "a block reaches over its slab's end")
-                    .at_path(&self.path)
-                    .at_segment(self.footer.number, offset),
-            );
+            return Err(Error::new(ErrorKind::Corrupt, "a block reaches over its slab's end")
+                .at_path(&self.path)
+                .at_segment(self.footer.number, offset));
         }
         let permit = if self.paced {
             let Some(permit) = self.cold.permit() else {
@@ -117,9 +107,7 @@ impl Buffered {
         };
         let skipped = (offset - self.from) as usize;
         if kept > 0 {
-            self.buffer
-                .bytes_mut()
-                .copy_within(skipped..skipped + kept, 0);
+            self.buffer.bytes_mut().copy_within(skipped..skipped + kept, 0);
         } else {
             self.verified = offset;
         }
@@ -132,11 +120,9 @@ impl Buffered {
                 .at_segment(self.footer.number, offset)
         })?;
         if read < want - kept {
-            return Err(
-                Error::new(ErrorKind::Corrupt, "a sealed segment was truncated")
-                    .at_path(&self.path)
-                    .at_segment(self.footer.number, offset + read as u64),
-            );
+            return Err(Error::new(ErrorKind::Corrupt, "a sealed segment was truncated")
+                .at_path(&self.path)
+                .at_segment(self.footer.number, offset + read as u64));
         }
         if !self.file.is_direct() {
             let behind = offset - offset % PAGE_BYTES + want as u64;
@@ -151,14 +137,12 @@ impl Buffered {
         if offset < self.verified {
             return Ok(());
         }
-        verify_block(block, position, self.footer.salt)
-            .map(|_| ())
-            .map_err(|fault| {
-                Error::new(ErrorKind::Corrupt, "a committed block is damaged")
-                    .at_path(&self.path)
-                    .at_segment(self.footer.number, offset)
-                    .because(fault.to_string())
-            })
+        verify_block(block, position, self.footer.salt).map(|_| ()).map_err(|fault| {
+            Error::new(ErrorKind::Corrupt, "a committed block is damaged")
+                .at_path(&self.path)
+                .at_segment(self.footer.number, offset)
+                .because(fault.to_string())
+        })
     }
 
     /// Blocks up to `position` were verified.
@@ -172,11 +156,7 @@ impl Buffered {
         let skip = (self.at - self.from) as usize;
         let bytes = &self.buffer.bytes()[skip..self.len];
         let base = self.geometry.segment_start(self.footer.number) + self.at;
-        Window {
-            bytes,
-            base,
-            align: self.geometry.align_bytes as usize,
-        }
+        Window { bytes, base, align: self.geometry.align_bytes as usize }
     }
 }
 

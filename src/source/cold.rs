@@ -72,9 +72,7 @@ impl Cold {
 
     pub(crate) fn permit(self: &Arc<Self>) -> Option<Permit> {
         self.permits
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| {
-                free.checked_sub(1)
-            })
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(1))
             .is_ok()
             .then(|| Permit(Arc::clone(self)))
     }
@@ -100,10 +98,7 @@ impl Cold {
     pub(crate) fn buffer(self: &Arc<Self>) -> Buffer {
         let pooled = self.buffers.lock().pop();
         let bytes = pooled.unwrap_or_else(|| AlignedBuf::zeroed(self.buffer_bytes));
-        Buffer {
-            bytes: Some(bytes),
-            cold: Arc::clone(self),
-        }
+        Buffer { bytes: Some(bytes), cold: Arc::clone(self) }
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -138,11 +133,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut pool = self.cold.buffers.lock();
-        if let Some(bytes) = self
-            .bytes
-            .take()
-            .filter(|_| pool.len() < limits::COLD_BUFFERS)
-        {
+        if let Some(bytes) = self.bytes.take().filter(|_| pool.len() < limits::COLD_BUFFERS) {
             pool.push(bytes);
         }
     }

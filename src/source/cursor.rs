@@ -22,20 +22,11 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     pub(crate) fn at(block: u64, next_lsn: Lsn) -> Cursor {
-        Cursor {
-            block,
-            offset: 0,
-            index: 0,
-            next_lsn,
-            seeking: false,
-        }
+        Cursor { block, offset: 0, index: 0, next_lsn, seeking: false }
     }
 
     pub(crate) fn seeking(block: u64, next_lsn: Lsn) -> Cursor {
-        Cursor {
-            seeking: true,
-            ..Cursor::at(block, next_lsn)
-        }
+        Cursor { seeking: true, ..Cursor::at(block, next_lsn) }
     }
 
     /// The slab ended: the next block is there.
@@ -94,22 +85,12 @@ pub(crate) fn scan(
     mut check: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<Scan> {
     let mut at = cursor;
-    let mut scan = Scan {
-        from: cursor,
-        to: cursor,
-        records: 0,
-        matched: 0,
-        block_bytes: 0,
-        walked: 0,
-    };
+    let mut scan =
+        Scan { from: cursor, to: cursor, records: 0, matched: 0, block_bytes: 0, walked: 0 };
     let mut bytes_left = limits.bytes;
     while scan.matched < limits.records && (bytes_left > 0 || scan.matched == 0) {
         let start = (at.block - window.base) as usize;
-        let Some(rest) = window
-            .bytes
-            .get(start..)
-            .filter(|r| r.len() >= BLOCK_HEADER_BYTES)
-        else {
+        let Some(rest) = window.bytes.get(start..).filter(|r| r.len() >= BLOCK_HEADER_BYTES) else {
             break;
         };
         let header = BlockHeader::read(rest).ok_or_else(|| gap("no block", &at, 0))?;
@@ -144,15 +125,7 @@ pub(crate) fn scan(
             continue;
         }
         let body = &block[BLOCK_HEADER_BYTES..];
-        walk_records(
-            body,
-            &header,
-            &mut at,
-            select,
-            limits,
-            &mut bytes_left,
-            &mut scan,
-        )?;
+        walk_records(body, &header, &mut at, select, limits, &mut bytes_left, &mut scan)?;
         if at.index == header.records {
             at.enter(at.block + padded);
         }
@@ -192,11 +165,7 @@ fn enter_block(
         return Ok(true);
     }
     if !at.seeking || header.first_lsn > next {
-        return Err(gap(
-            "records do not follow each other",
-            at,
-            header.first_lsn,
-        ));
+        return Err(gap("records do not follow each other", at, header.first_lsn));
     }
     let mut offset = 0;
     for _ in header.first_lsn..next {

@@ -96,11 +96,7 @@ impl Held {
     /// The bytes brought last.
     pub(crate) fn window(&self, geometry: &Geometry) -> Window<'_> {
         match self {
-            Held::None => Window {
-                bytes: &[],
-                base: 0,
-                align: geometry.align_bytes as usize,
-            },
+            Held::None => Window { bytes: &[], base: 0, align: geometry.align_bytes as usize },
             Held::Hot(hot) => hot.window(),
             Held::Mapped(mapped) => mapped.window(),
             Held::Buffered(buffered) => buffered.window(),
@@ -163,12 +159,10 @@ fn open(supply: Supply<'_>, want: Want, position: u64) -> Result<Result<Held, Br
     };
     let held = match want {
         Want::Cold => replay.cold(&sealed).map(Held::Buffered),
-        _ => replay
-            .catch_up(&sealed, position)
-            .map(|catch_up| match catch_up {
-                CatchUp::Mapped(mapped) => Held::Mapped(mapped),
-                CatchUp::Buffered(buffered) => Held::Buffered(buffered),
-            }),
+        _ => replay.catch_up(&sealed, position).map(|catch_up| match catch_up {
+            CatchUp::Mapped(mapped) => Held::Mapped(mapped),
+            CatchUp::Buffered(buffered) => Held::Buffered(buffered),
+        }),
     };
     match held {
         Ok(held) => Ok(Ok(held)),

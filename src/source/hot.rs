@@ -19,12 +19,7 @@ impl Hot {
     /// `None` if the slab has left the ring.
     pub(crate) fn open(ring: &Ring, geometry: Geometry, position: u64) -> Option<Hot> {
         let slab = ring.get(geometry.slab_of(position))?;
-        Some(Hot {
-            slab,
-            geometry,
-            readable: 0,
-            complete: false,
-        })
+        Some(Hot { slab, geometry, readable: 0, complete: false })
     }
 
     pub(crate) fn covers(&self, position: u64) -> bool {
@@ -48,10 +43,6 @@ impl Hot {
         // SAFETY: `readable` came from the slab itself for a committed position in `fetch`.
         let bytes = unsafe { self.slab.bytes(self.readable) };
         let base = self.geometry.slab_start(self.slab.number());
-        Window {
-            bytes,
-            base,
-            align: self.geometry.align_bytes as usize,
-        }
+        Window { bytes, base, align: self.geometry.align_bytes as usize }
     }
 }

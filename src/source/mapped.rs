@@ -84,8 +84,7 @@ impl Shared {
             return Ok(());
         }
         verify_block(block, position, self.footer.salt).map_err(|fault| {
-            self.damaged("a committed block is damaged", offset)
-                .because(fault.to_string())
+            self.damaged("a committed block is damaged", offset).because(fault.to_string())
         })?;
         self.verified[word].fetch_or(bit, Ordering::Relaxed);
         Ok(())
@@ -146,10 +145,7 @@ impl Shared {
         let (offset, len) = (from as usize, (to - from) as usize);
         // SAFETY: a shared mapping of an immutable file: pages dropped here come back with the same
         // bytes when somebody touches them.
-        let _ = unsafe {
-            self.map
-                .unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len)
-        };
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
         let _ = self.file.drop_cache(from, to - from);
         readers.released = to;
     }
@@ -159,10 +155,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let len = self.map.len();
         // SAFETY: nobody holds a reference into the mapping any more.
-        let _ = unsafe {
-            self.map
-                .unchecked_advise_range(UncheckedAdvice::DontNeed, 0, len)
-        };
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, 0, len) };
         let _ = self.file.drop_cache(0, len as u64);
     }
 }
@@ -183,14 +176,7 @@ impl Mapped {
         let at = shared.geometry.segment_offset(position);
         let id = shared.enter(at);
         let step = STEP_BYTES_MIN.min(readahead_bytes);
-        Mapped {
-            shared,
-            id,
-            at,
-            populated: at,
-            step,
-            readahead_bytes,
-        }
+        Mapped { shared, id, at, populated: at, step, readahead_bytes }
     }
 
     pub(crate) fn covers(&self, position: u64) -> bool {
@@ -201,13 +187,7 @@ impl Mapped {
     fn slab_end(&self, at: u64) -> u64 {
         let slab_bytes = self.shared.geometry.slab_bytes;
         let slab = at / slab_bytes;
-        let end = self
-            .shared
-            .footer
-            .slab_ends
-            .get(slab as usize)
-            .copied()
-            .unwrap_or(0);
+        let end = self.shared.footer.slab_ends.get(slab as usize).copied().unwrap_or(0);
         slab * slab_bytes + u64::from(end)
     }
 
@@ -226,9 +206,7 @@ impl Mapped {
             return Ok(Fetch::Ready);
         }
         if more && self.populated >= end {
-            return Err(self
-                .shared
-                .damaged("a block reaches over its slab's end", offset));
+            return Err(self.shared.damaged("a block reaches over its slab's end", offset));
         }
         let from = self.populated.max(offset - offset % PAGE_BYTES);
         let to = (from + self.step).min(self.shared.map.len() as u64);
@@ -247,11 +225,7 @@ impl Mapped {
         let end = self.slab_end(self.at).min(self.populated);
         let bytes = &self.shared.map[self.at as usize..end as usize];
         let base = geometry.segment_start(self.shared.footer.number) + self.at;
-        Window {
-            bytes,
-            base,
-            align: geometry.align_bytes as usize,
-        }
+        Window { bytes, base, align: geometry.align_bytes as usize }
     }
 }
 

@@ -35,26 +35,12 @@ impl Replay {
         cold: Cold,
     ) -> Replay {
         let cold = Arc::new(cold);
-        Replay {
-            catalogue,
-            disk,
-            geometry,
-            mode,
-            readahead_bytes,
-            cold,
-            maps: Mutex::default(),
-        }
+        Replay { catalogue, disk, geometry, mode, readahead_bytes, cold, maps: Mutex::default() }
     }
 
     fn open_file(&self, sealed: &Sealed, direct: bool) -> Result<Arc<dyn DiskFile>> {
-        let mode = OpenMode {
-            write: false,
-            create: false,
-            direct,
-        };
-        self.disk
-            .open(&sealed.path, mode)
-            .map_err(|e| self.lost(sealed, e))
+        let mode = OpenMode { write: false, create: false, direct };
+        self.disk.open(&sealed.path, mode).map_err(|e| self.lost(sealed, e))
     }
 
     /// A file that is not there was deleted by retention, or by somebody else.
@@ -76,13 +62,7 @@ impl Replay {
 
     fn footer(&self, sealed: &Sealed) -> Result<Footer> {
         let file = self.open_file(sealed, false)?;
-        read_footer(
-            &*file,
-            &sealed.path,
-            &self.geometry,
-            sealed.number,
-            sealed.salt,
-        )
+        read_footer(&*file, &sealed.path, &self.geometry, sealed.number, sealed.salt)
     }
 
     /// A reader of the shared mapping, or of a buffer where mappings are not wanted or not to be
@@ -90,22 +70,12 @@ impl Replay {
     pub(crate) fn catch_up(&self, sealed: &Sealed, position: u64) -> Result<CatchUp> {
         if self.mode == ReadMode::Map {
             if let Some(shared) = self.shared(sealed)? {
-                return Ok(CatchUp::Mapped(Mapped::new(
-                    shared,
-                    position,
-                    self.readahead_bytes,
-                )));
+                return Ok(CatchUp::Mapped(Mapped::new(shared, position, self.readahead_bytes)));
             }
         }
         let footer = self.footer(sealed)?;
         let file = (self.open_file(sealed, false)?, sealed.path.clone());
-        Ok(CatchUp::Buffered(Buffered::new(
-            file,
-            self.geometry,
-            footer,
-            &self.cold,
-            false,
-        )))
+        Ok(CatchUp::Buffered(Buffered::new(file, self.geometry, footer, &self.cold, false)))
     }
 
     fn shared(&self, sealed: &Sealed) -> Result<Option<Arc<Shared>>> {
@@ -115,30 +85,17 @@ impl Replay {
         }
         maps.retain(|_, map| map.strong_count() > 0);
         let file = self.open_file(sealed, false)?;
-        let footer = read_footer(
-            &*file,
-            &sealed.path,
-            &self.geometry,
-            sealed.number,
-            sealed.salt,
-        )?;
+        let footer = read_footer(&*file, &sealed.path, &self.geometry, sealed.number, sealed.salt)?;
         let map = file.map();
         let map = map.map_err(|e| Error::io("cannot map a sealed segment", &sealed.path, e))?;
         let Some(map) = map else { return Ok(None) };
         if map.len() as u64 != self.geometry.segment_bytes {
-            return Err(
-                Error::new(ErrorKind::Corrupt, "a sealed segment was truncated")
-                    .at_path(&sealed.path)
-                    .at_segment(sealed.number, map.len() as u64),
-            );
+            return Err(Error::new(ErrorKind::Corrupt, "a sealed segment was truncated")
+                .at_path(&sealed.path)
+                .at_segment(sealed.number, map.len() as u64));
         }
         let file = (map, file, sealed.path.clone());
-        let shared = Arc::new(Shared::new(
-            file,
-            self.geometry,
-            footer,
-            self.readahead_bytes,
-        ));
+        let shared = Arc::new(Shared::new(file, self.geometry, footer, self.readahead_bytes));
         maps.insert(sealed.number, Arc::downgrade(&shared));
         Ok(Some(shared))
     }
@@ -187,17 +144,12 @@ fn read_footer(
     let mut region = vec![0; bytes as usize];
     let read = file.read_at(&mut region, offset).map_err(failed)?;
     let damaged = || {
-        Error::new(
-            ErrorKind::Corrupt,
-            "the footer of a sealed segment is damaged",
-        )
-        .at_path(path)
-        .at_segment(number, offset)
+        Error::new(ErrorKind::Corrupt, "the footer of a sealed segment is damaged")
+            .at_path(path)
+            .at_segment(number, offset)
     };
     if read < region.len() {
         return Err(damaged());
     }
-    Footer::decode(&region, number, salt)
-        .map_err(|e| damaged().because(e))?
-        .ok_or_else(damaged)
+    Footer::decode(&region, number, salt).map_err(|e| damaged().because(e))?.ok_or_else(damaged)
 }

@@ -23,9 +23,7 @@ impl DiskLock for NoLock {}
 
 fn queue() -> Option<UringQueue> {
     // Not everywhere allowed; then there is nothing to test here.
-    probe()
-        .is_ok()
-        .then(|| UringQueue::new(Arc::new(NoLock)).unwrap())
+    probe().is_ok().then(|| UringQueue::new(Arc::new(NoLock)).unwrap())
 }
 
 /// Memory that tells when it is freed.
@@ -57,10 +55,7 @@ fn pattern(len: usize) -> AlignedBuf {
 
 fn tracked(len: usize) -> (Tracked, Arc<AtomicBool>) {
     let freed = Arc::new(AtomicBool::new(false));
-    let tracked = Tracked {
-        bytes: pattern(len),
-        freed: Arc::clone(&freed),
-    };
+    let tracked = Tracked { bytes: pattern(len), freed: Arc::clone(&freed) };
     (tracked, freed)
 }
 
@@ -83,12 +78,7 @@ fn pipe() -> (PipeReader, Arc<dyn DiskFile>) {
 }
 
 fn write(file: &Arc<dyn DiskFile>, offset: u64, data: impl StableBytes + 'static) -> Write {
-    Write {
-        file: Arc::clone(file),
-        offset,
-        data: Box::new(data),
-        token: offset,
-    }
+    Write { file: Arc::clone(file), offset, data: Box::new(data), token: offset }
 }
 
 /// Runs `test` again in a process of its own; true in that process.
@@ -116,16 +106,9 @@ fn a_write_cut_by_a_limit_is_not_success() {
     let dir = tempfile::tempdir_in(".").unwrap();
     let disk = RealDisk::new(Backend::IoUring, false).unwrap();
     let path = dir.path().join("cut");
-    let mode = OpenMode {
-        write: true,
-        create: true,
-        direct: false,
-    };
+    let mode = OpenMode { write: true, create: true, direct: false };
     let file = disk.open(&path, mode).unwrap();
-    let limit = libc::rlimit {
-        rlim_cur: 100_000,
-        rlim_max: libc::RLIM_INFINITY,
-    };
+    let limit = libc::rlimit { rlim_cur: 100_000, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `limit` is a valid rlimit; this process runs nothing but this test.
     let set = unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
@@ -165,29 +148,17 @@ fn short_writes_are_continued_to_the_end() {
 #[test]
 fn what_a_completion_means() {
     let (_reader, file) = pipe();
-    let mut it = InFlight {
-        write: write(&file, 0, pattern(8192)),
-        fd: 0,
-        written: 0,
-        retries: 0,
-    };
+    let mut it = InFlight { write: write(&file, 0, pattern(8192)), fd: 0, written: 0, retries: 0 };
     for _ in 0..RETRIES_MAX {
         assert!(it.advance(-libc::EAGAIN).is_continue());
     }
-    assert!(matches!(
-        it.advance(-libc::EAGAIN),
-        ControlFlow::Break(Err(_))
-    ));
+    assert!(matches!(it.advance(-libc::EAGAIN), ControlFlow::Break(Err(_))));
     assert!(it.advance(4096).is_continue());
     assert_eq!((it.written, it.retries), (4096, 0));
     assert!(it.advance(-libc::EINTR).is_continue());
     let zero = it.advance(0).break_value().unwrap().unwrap_err();
     assert_eq!(zero.kind(), io::ErrorKind::WriteZero);
-    let full = it
-        .advance(-libc::ENOSPC)
-        .break_value()
-        .unwrap()
-        .unwrap_err();
+    let full = it.advance(-libc::ENOSPC).break_value().unwrap().unwrap_err();
     assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
     assert!(matches!(it.advance(4096), ControlFlow::Break(Ok(()))));
 }
@@ -197,17 +168,10 @@ fn a_write_that_fails_leaves_the_others_alone() {
     let Some(mut queue) = queue() else { return };
     let dir = tempfile::tempdir_in(".").unwrap();
     let disk = RealDisk::new(Backend::IoUring, true).unwrap();
-    let mode = OpenMode {
-        write: true,
-        create: true,
-        direct: true,
-    };
+    let mode = OpenMode { write: true, create: true, direct: true };
     let file = disk.open(&dir.path().join("good"), mode).unwrap();
     // Every write to this device fails, in the kernel.
-    let full = OpenMode {
-        write: true,
-        ..OpenMode::default()
-    };
+    let full = OpenMode { write: true, ..OpenMode::default() };
     let full = disk.open(Path::new("/dev/full"), full).unwrap();
     for i in 0..QUEUE_DEPTH as u64 {
         let to = if i == 3 { &full } else { &file };
@@ -220,11 +184,7 @@ fn a_write_that_fails_leaves_the_others_alone() {
     assert_eq!(done.len(), QUEUE_DEPTH);
     for (token, result) in done {
         let errno = result.err().and_then(|error| error.raw_os_error());
-        assert_eq!(
-            errno,
-            (token == 3 * 65536).then_some(libc::ENOSPC),
-            "{token}"
-        );
+        assert_eq!(errno, (token == 3 * 65536).then_some(libc::ENOSPC), "{token}");
     }
 }
 
@@ -281,10 +241,7 @@ fn dropping_waits_for_what_is_in_flight() {
     queue.submit(write(&file, 0, data)).unwrap();
     let reading = thread::spawn(move || {
         thread::sleep(Duration::from_millis(20));
-        assert!(
-            !freed.load(Ordering::Acquire),
-            "freed while the kernel reads it"
-        );
+        assert!(!freed.load(Ordering::Acquire), "freed while the kernel reads it");
         let mut read = Vec::new();
         reader.read_to_end(&mut read).map(|_| read.len())
     });
@@ -317,9 +274,7 @@ fn the_ring_holds_the_lock_and_its_drop_lets_go() {
     let disk = RealDisk::new(Backend::IoUring, false).unwrap();
     let lock = disk.lock(&path, Duration::ZERO).unwrap();
     let ring = build_ring().unwrap();
-    ring.submitter()
-        .register_files(&[lock.raw_fd().unwrap()])
-        .unwrap();
+    ring.submitter().register_files(&[lock.raw_fd().unwrap()]).unwrap();
     drop(lock);
     let held = disk.lock(&path, Duration::ZERO).unwrap_err();
     assert_eq!(held.kind(), io::ErrorKind::WouldBlock);

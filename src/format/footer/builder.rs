@@ -31,11 +31,7 @@ impl FooterBuilder {
             last_lsn: first_lsn.saturating_sub(1),
             ..Footer::default()
         };
-        FooterBuilder {
-            footer,
-            slab_bytes,
-            end: 0,
-        }
+        FooterBuilder { footer, slab_bytes, end: 0 }
     }
 
     /// Set the checksum that a first block would chain to. It matters to a segment that is sealed
@@ -69,11 +65,7 @@ impl FooterBuilder {
         if header.records == 0 {
             return;
         }
-        assert_eq!(
-            header.first_lsn,
-            footer.last_lsn + 1,
-            "LSNs must be consecutive"
-        );
+        assert_eq!(header.first_lsn, footer.last_lsn + 1, "LSNs must be consecutive");
         let far = |last: &IndexEntry| u64::from(offset - last.offset) >= INDEX_STRIDE_BYTES;
         if footer.index.last().is_none_or(far) {
             footer.index.push(IndexEntry {
@@ -109,10 +101,7 @@ impl FooterBuilder {
 
     /// The footer of what was added. `torn`: the bytes behind it are a torn tail.
     pub(crate) fn finish(&self, torn: bool) -> Footer {
-        Footer {
-            torn,
-            ..self.footer.clone()
-        }
+        Footer { torn, ..self.footer.clone() }
     }
 }
 
@@ -138,14 +127,7 @@ pub(super) mod tests {
         time_nanos: u64,
     ) -> BlockHeader {
         let body_bytes = pages * 4096 - 64;
-        BlockHeader {
-            crc: 7,
-            body_bytes,
-            records,
-            first_lsn,
-            time_nanos,
-            ..Default::default()
-        }
+        BlockHeader { crc: 7, body_bytes, records, first_lsn, time_nanos, ..Default::default() }
     }
 
     /// Blocks of one page and ten records in slabs 0, 1 and 3; only slab 1 is full.
@@ -154,10 +136,7 @@ pub(super) mod tests {
         let mut lsn = 1000;
         for page in (1..60).chain(64..128).chain(192..250) {
             let time_nanos = 5000 + u64::from(page) / 20;
-            let header = BlockHeader {
-                crc: page,
-                ..header(1, 10, lsn, time_nanos)
-            };
+            let header = BlockHeader { crc: page, ..header(1, 10, lsn, time_nanos) };
             builder.add_block(page * 4096, (page + 1) * 4096, &header);
             lsn += 10;
         }
@@ -172,20 +151,10 @@ pub(super) mod tests {
     fn the_builder_lists_where_slabs_end_and_what_they_hold() {
         let footer = filled().finish(false);
         assert_eq!(footer.slab_ends, [60 * 4096, 64 * 4096, 0, 58 * 4096]);
-        assert_eq!(
-            (footer.first_lsn, footer.last_lsn, footer.records),
-            (1000, 2809, 1810)
-        );
-        assert_eq!(
-            (footer.first_time_nanos, footer.last_time_nanos),
-            (5000, 5012)
-        );
+        assert_eq!((footer.first_lsn, footer.last_lsn, footer.records), (1000, 2809, 1810));
+        assert_eq!((footer.first_time_nanos, footer.last_time_nanos), (5000, 5012));
         assert_eq!(footer.last_crc, 249);
-        let pages: Vec<_> = footer
-            .index
-            .iter()
-            .map(|entry| entry.offset / 4096)
-            .collect();
+        let pages: Vec<_> = footer.index.iter().map(|entry| entry.offset / 4096).collect();
         assert_eq!(pages, [1, 17, 33, 49, 65, 81, 97, 113, 192, 208, 224, 240]);
     }
 
@@ -198,18 +167,8 @@ pub(super) mod tests {
         builder.add_block(8192, 12288, &header(1, 2, 5, 80));
         builder.set_rolled(1234);
         let footer = builder.finish(false);
-        assert_eq!(
-            builder.entries(),
-            [IndexEntry {
-                lsn: 5,
-                time_nanos: 80,
-                offset: 8192
-            }]
-        );
-        assert_eq!(
-            (footer.records, footer.last_lsn, footer.last_crc),
-            (2, 6, 1234)
-        );
+        assert_eq!(builder.entries(), [IndexEntry { lsn: 5, time_nanos: 80, offset: 8192 }]);
+        assert_eq!((footer.records, footer.last_lsn, footer.last_crc), (2, 6, 1234));
         assert_eq!((footer.first_time_nanos, footer.last_time_nanos), (70, 80));
         assert_eq!(footer.slab_ends, [12288, 0, 0, 0]);
     }

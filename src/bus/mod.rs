@@ -1,5 +1,7 @@
 //! The bus: opens the log, starts the threads, hands out writers and subscriptions, closes.
 
+mod builder;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -10,10 +12,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::builder::Builder;
+pub use builder::Builder;
+#[cfg(feature = "testing")]
+pub(crate) use builder::Instruments;
+
 use crate::consumer::{
     Checkpoints, Filter, Plane, Reader, Start, Status, Subscribe, Transition, stop_consumer,
 };
+#[cfg(feature = "testing")]
+use crate::disk::FaultyDisk;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -55,9 +62,7 @@ struct Threads {
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bus")
-            .field("committed_lsn", &self.committed_lsn())
-            .finish_non_exhaustive()
+        f.debug_struct("Bus").field("committed_lsn", &self.committed_lsn()).finish_non_exhaustive()
     }
 }
 
@@ -72,15 +77,7 @@ impl Bus {
         let (clock, disk, threads) = builder.surroundings(dir)?;
         let options = builder.options;
         let opened = open_log(disk, dir, &options, geometry, &clock)?;
-        let Opened {
-            files,
-            ring,
-            segments,
-            committer,
-            offset,
-            next_lsn,
-            recovery,
-        } = opened;
+        let Opened { files, ring, segments, committer, offset, next_lsn, recovery } = opened;
         let meta = files.meta.get();
         let checkpoints = Checkpoints::open(
             Arc::clone(&files.disk),
@@ -102,36 +99,12 @@ impl Bus {
         );
         let mode = files.disk.mode();
         let files = Arc::new(files);
-        let retainer = Retainer::new(
-            options.retention,
-            geometry,
-            Arc::clone(&files),
-            Arc::clone(&segments),
-        );
+        let retainer =
+            Retainer::new(options.retention, geometry, Arc::clone(&files), Arc::clone(&segments));
         let opened = Some((segments, committer));
-        let log = Log::new(
-            &options,
-            geometry,
-            ring,
-            clock,
-            opened,
-            (offset, next_lsn),
-            threads,
-        )?;
-        let plane = Plane::new(
-            options,
-            Arc::new(log),
-            Some(replay),
-            Some(retainer),
-            checkpoints,
-        );
-        let Recovery {
-            records,
-            segments,
-            torn_bytes,
-            duration,
-            ..
-        } = recovery;
+        let log = Log::new(&options, geometry, ring, clock, opened, (offset, next_lsn), threads)?;
+        let plane = Plane::new(options, Arc::new(log), Some(replay), Some(retainer), checkpoints);
+        let Recovery { records, segments, torn_bytes, duration, .. } = recovery;
         let (io_uring, direct_io) = (mode.io_uring, mode.direct);
         tracing::info!(
             dir = %dir.display(), records, segments, torn_bytes, ?duration, io_uring, direct_io,
@@ -149,15 +122,7 @@ impl Bus {
         let options = builder.options;
         let geometry = options.memory_geometry();
         let ring = Arc::new(Ring::new(&options, geometry, 0, Lsn::ZERO)?);
-        let log = Log::new(
-            &options,
-            geometry,
-            ring,
-            clock,
-            None,
-            (0, Lsn::FIRST),
-            threads,
-        )?;
+        let log = Log::new(&options, geometry, ring, clock, None, (0, Lsn::FIRST), threads)?;
         let plane = Plane::new(options, Arc::new(log), None, None, Checkpoints::in_memory());
         Bus::start(plane, Recovery::default(), threads)
     }
@@ -186,26 +151,18 @@ impl Bus {
         let log = &self.plane.log;
         if let Some(segments) = log.segments().cloned() {
             let (this, stop) = (Arc::clone(log), Arc::clone(&self.log_stop));
-            threads.committer = Some(spawn("ep-committer", move || {
-                this.run_committer(stop.flag())
-            })?);
+            threads.committer =
+                Some(spawn("ep-committer", move || this.run_committer(stop.flag()))?);
             let (this, stop) = (Arc::clone(log), Arc::clone(&self.segments_stop));
-            threads.segments = Some(spawn("ep-segments", move || {
-                segments.run(&this, stop.flag())
-            })?);
+            threads.segments =
+                Some(spawn("ep-segments", move || segments.run(&this, stop.flag()))?);
         }
         let (this, stop) = (Arc::clone(log), Arc::clone(&self.stop));
-        threads
-            .others
-            .push(spawn("ep-waker", move || wake(&this, &stop))?);
+        threads.others.push(spawn("ep-waker", move || wake(&this, &stop))?);
         let (this, stop) = (Arc::clone(&self.supervisor), Arc::clone(&self.stop));
-        threads
-            .others
-            .push(spawn("ep-supervisor", move || this.run(&stop))?);
+        threads.others.push(spawn("ep-supervisor", move || this.run(&stop))?);
         let (this, stop) = (Arc::clone(&self.housekeeper), Arc::clone(&self.stop));
-        threads
-            .others
-            .push(spawn("ep-housekeeper", move || this.run(&stop))?);
+        threads.others.push(spawn("ep-housekeeper", move || this.run(&stop))?);
         Ok(())
     }
 
@@ -251,11 +208,7 @@ impl Bus {
     /// The last record on stable storage; `Lsn::ZERO` in memory.
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
-        if self.plane.replay.is_some() {
-            self.committed_lsn()
-        } else {
-            Lsn::ZERO
-        }
+        if self.plane.replay.is_some() { self.committed_lsn() } else { Lsn::ZERO }
     }
 
     /// The first record that can still be had.
@@ -275,11 +228,7 @@ impl Bus {
     /// All subscribers and readers.
     #[must_use]
     pub fn consumers(&self) -> Vec<Status> {
-        self.plane
-            .consumers()
-            .iter()
-            .map(|state| self.plane.status(state))
-            .collect()
+        self.plane.consumers().iter().map(|state| self.plane.status(state)).collect()
     }
 
     /// The last 1,024 transitions, oldest first.
@@ -300,12 +249,7 @@ impl Bus {
     /// # Errors
     /// [`ErrorKind::NameTaken`] if the consumer runs; an I/O error.
     pub fn forget(&self, name: &str) -> Result<bool> {
-        if self
-            .plane
-            .consumers()
-            .iter()
-            .any(|state| state.name == name)
-        {
+        if self.plane.consumers().iter().any(|state| state.name == name) {
             let what = format!("{name:?} runs: stop it first");
             return Err(Error::new(ErrorKind::NameTaken, what));
         }
@@ -365,10 +309,7 @@ impl Bus {
         if late.is_empty() {
             return Ok(());
         }
-        let what = format!(
-            "callbacks have not returned in {deadline:?}: {}",
-            late.join(", ")
-        );
+        let what = format!("callbacks have not returned in {deadline:?}: {}", late.join(", "));
         Err(Error::new(ErrorKind::Timeout, what))
     }
 
@@ -447,14 +388,15 @@ impl Builder {
 
     /// Clock, disk, and whether there are threads.
     fn surroundings(&self, dir: &Path) -> Result<(Clock, Arc<dyn Disk>, bool)> {
-        let Options {
-            backend, direct_io, ..
-        } = self.options;
+        let Options { backend, direct_io, .. } = self.options;
         let disk = RealDisk::new(backend, direct_io)
             .map_err(|e| Error::io("cannot set up the disk backend", dir, e))?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
         #[cfg(feature = "testing")]
-        let disk = self.instruments.wrap(disk);
+        let disk: Arc<dyn Disk> = match &self.instruments.faults {
+            Some(faults) => Arc::new(FaultyDisk::new(disk, faults.clone())),
+            None => disk,
+        };
         let (clock, threads) = self.clock();
         Ok((clock, disk, threads))
     }

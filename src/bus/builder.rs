@@ -3,12 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::bus::Bus;
+use super::Bus;
 use crate::disk::Backend;
 use crate::error::Result;
 use crate::options::{ConsumerLabels, Durability, Options, ReadMode, Retention};
+
+/// What a test puts between the bus and the world.
 #[cfg(feature = "testing")]
-use crate::testing::Instruments;
+#[derive(Clone, Default)]
+pub(crate) struct Instruments {
+    pub(crate) clock: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
+    pub(crate) faults: Option<crate::disk::Faults>,
+}
 
 /// Options of a bus. Sizes are in bytes; what is refused is refused by `open`, naming the option.
 #[derive(Clone)]
