@@ -2,9 +2,10 @@
 //!
 //! A *writer* appends records to a segmented write-ahead log and publishes what is committed into a
 //! ring of slabs; it never waits for a consumer. *Consumers* see every record once, in order. One
-//! that keeps up borrows records straight from the ring (**hot**); one that fell behind reads mapped
-//! segments (**catch-up**); one that stalls or is very far behind is shed and later replayed under a
-//! limit (**cold**). A *supervisor* moves each of them between the tiers, both ways, and says why.
+//! that keeps up borrows records straight from the ring (**hot**); one that fell behind reads
+//! mapped segments (**catch-up**); one that stalls or is very far behind is shed and later replayed
+//! under a limit (**cold**). A *supervisor* moves each of them between the tiers, both ways, and
+//! says why.
 //!
 //! > **A consumer is a cursor. A tier is where the next bytes come from.** The bytes have one form
 //! > in memory, in the mapping and on disk, so changing the tier changes nothing but their source,
@@ -44,13 +45,13 @@
 //! the metrics say when it changed its tier and why.
 //!
 //! # Errors
-//! One type, [`Error`], with a [kind](ErrorKind) to decide on, and a message that says what happened,
-//! where (path, segment, offset, LSN) and what to do. Nothing is ever skipped in silence.
+//! One type, [`Error`], with a [kind](ErrorKind) to decide on, and a message that says what
+//! happened, where (path, segment, offset, LSN) and what to do. Nothing is ever skipped in silence.
 //!
 //! # Observing
 //! The crate reports to the [`metrics`](https://docs.rs/metrics) facade (`eventplane_*`, described,
-//! with units) and to [`tracing`](https://docs.rs/tracing), nothing per record; install any recorder
-//! and subscriber. [`Bus::consumers`] and [`Bus::transitions`] tell the same without them.
+//! with units) and to [`tracing`](https://docs.rs/tracing), nothing per record; install any
+//! recorder and subscriber. [`Bus::consumers`] and [`Bus::transitions`] tell the same without them.
 #![deny(missing_docs)]
 
 // In the order of the data flow: a module imports only from those above it.

@@ -92,8 +92,8 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 
 /// Something that happens again and again, and that others wait for.
 ///
-/// A waiter counts itself, then looks; whoever makes it happen does so, then looks for waiters. With
-/// SeqCst on both sides one of them sees the other, and nobody waiting costs no system call.
+/// A waiter counts itself, then looks; whoever makes it happen does so, then looks for waiters.
+/// With SeqCst on both sides one of them sees the other, and nobody waiting costs no system call.
 #[derive(Debug, Default)]
 pub(crate) struct Event {
     word: Futex,

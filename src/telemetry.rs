@@ -188,7 +188,8 @@ impl ConsumerMetrics {
             lead_bytes: of("eventplane_consumer_lead_bytes"),
             pinned_bytes: of("eventplane_consumer_pinned_bytes"),
             tier: Tier::ALL.map(|tier| {
-                gauge!("eventplane_consumer_tier", "consumer" => label.clone(), "tier" => tier.name())
+                let tier = tier.name();
+                gauge!("eventplane_consumer_tier", "consumer" => label.clone(), "tier" => tier)
             }),
             callback_seconds: histogram!("eventplane_callback_duration_seconds"),
             page_seconds: histogram!("eventplane_replay_page_duration_seconds"),

@@ -140,11 +140,14 @@ fn the_library_prints_nothing() {
 fn every_unsafe_block_says_why_it_is_sound() {
     let mut findings = Vec::new();
     for (path, text) in sources(&["src", "tests", "examples", "benches"]) {
+        if path == file!() {
+            continue;
+        }
         let lines: Vec<&str> = text.lines().collect();
         for (i, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or("");
             let is_unsafe =
-                ["unsafe {", "unsafe impl", "unsafe fn"].iter().any(|u| code.contains(u));
+                ["{", "impl", "fn"].iter().any(|u| code.contains(&format!("unsafe {u}")));
             if !is_unsafe {
                 continue;
             }

@@ -38,8 +38,8 @@ use crate::sync::Clock;
 /// Dropping it closes it and swallows what goes wrong; [`Bus::close`] tells.
 ///
 /// # Closing
-/// Appending is refused, consumers finish their batch and store their checkpoint, what was committed
-/// is written out, the directory is released.
+/// Appending is refused, consumers finish their batch and store their checkpoint, what was
+/// committed is written out, the directory is released.
 pub struct Bus {
     plane: Arc<Plane>,
     supervisor: Arc<Supervisor>,

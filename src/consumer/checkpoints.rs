@@ -54,7 +54,7 @@ impl Checkpoints {
         let mut foreign = BTreeMap::new();
         if let Some(found) = file.read(FOREIGN_NAME)? {
             let what = format!(
-                "the checkpoint is of log {} generation {}, this is {log_id} generation {generation}",
+                "the checkpoint is of log {}, generation {}, not {log_id}, generation {generation}",
                 found.log_id, found.generation
             );
             let error = Error::new(ErrorKind::ForeignCheckpoint, what)
@@ -105,8 +105,8 @@ impl Checkpoints {
         Ok(had)
     }
 
-    /// Written to a temporary file, synced, renamed, the directory synced. What is in memory changes
-    /// only when that worked: a barrier never runs ahead of the disk.
+    /// Written to a temporary file, synced, renamed, the directory synced. What is in memory
+    /// changes only when that worked: a barrier never runs ahead of the disk.
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Lsn>) -> bool) -> Result<()> {
         let mut stored = self.stored.lock();
         let mut next = stored.clone();

@@ -1,8 +1,8 @@
 //! The consumer as a state machine: `poll` does one step and never blocks.
 //!
 //! The same machine drives callback threads, the blocking iterator and tests. One step is: read
-//! `committed`; obey control; follow the tier; bring bytes; look at control again; deliver; advance;
-//! tell signals that are due; publish progress.
+//! `committed`; obey control; follow the tier; bring bytes; look at control again; deliver;
+//! advance; tell signals that are due; publish progress.
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell};

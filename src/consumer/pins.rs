@@ -1,9 +1,9 @@
 //! The pin budget: how much memory leases may keep alive.
 //!
-//! A lease pins a whole slab, so slabs are what is charged, once a consumer and slab. A consumer has
-//! a share, a quarter of the budget; when the whole budget is taken every lease is refused and the
-//! supervisor sheds the consumer that pins most. Charged before memory is pinned, released after it
-//! is free, so the sum never understates.
+//! A lease pins a whole slab, so slabs are what is charged, once a consumer and slab. A consumer
+//! has a share, a quarter of the budget; when the whole budget is taken every lease is refused and
+//! the supervisor sheds the consumer that pins most. Charged before memory is pinned, released
+//! after it is free, so the sum never understates.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};

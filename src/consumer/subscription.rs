@@ -229,8 +229,8 @@ pub(crate) fn enter(
 /// A handle to a running consumer. Cheap to clone; dropping it does not stop the consumer.
 ///
 /// # Shedding
-/// A consumer that stalls, pins too much or falls too far behind is shed: what it holds is released,
-/// and it is replayed from the log when its back-off is over. [`Status::shed`] says so.
+/// A consumer that stalls, pins too much or falls too far behind is shed: what it holds is
+/// released, and it is replayed from the log when its back-off is over. [`Status::shed`] says so.
 ///
 /// # Closing
 /// `stop`, or the close of the bus, lets a callback in progress finish, stores the checkpoint and

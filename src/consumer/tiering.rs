@@ -1,5 +1,5 @@
-//! A consumer's tier, and how it changes: observe, decide, apply. The same for the supervisor's tick
-//! and for a consumer that finds its slab gone.
+//! A consumer's tier, and how it changes: observe, decide, apply. The same for the supervisor's
+//! tick and for a consumer that finds its slab gone.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;

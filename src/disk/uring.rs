@@ -252,6 +252,7 @@ impl WriteQueue for UringQueue {
         }
     }
 
+    // # Safety: the caller's duties are those of the trait.
     unsafe fn register_buffers(&mut self, base: *const u8, len: usize) -> io::Result<()> {
         let region = libc::iovec { iov_base: base.cast_mut().cast(), iov_len: len };
         // SAFETY: the caller promises that the region stays valid until the queue, and with it
