@@ -332,7 +332,6 @@ impl Bus {
         for thread in threads.others.drain(..) {
             join(Some(thread));
         }
-        log.release_files();
         if let Some(retainer) = &self.plane.retainer {
             retainer.release_files();
         }

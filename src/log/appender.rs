@@ -39,6 +39,8 @@ pub(crate) struct ClosedBlock {
     pub(crate) first_lsn: u64,
     pub(crate) kinds: KindSet,
     pub(crate) batches: u32,
+    /// Deferred: when its oldest batch was committed.
+    pub(crate) since: Option<u64>,
     /// Counts blocks; names the futex word its waiters sleep on.
     pub(crate) sequence: u64,
 }
@@ -68,7 +70,6 @@ pub(crate) struct Appender {
     batches: u32,
     kinds: KindSet,
     sequence: u64,
-    batch_number: u64,
     next_lsn: u64,
     /// Position where the last closed block's padding ends.
     closed_end: u64,
@@ -76,19 +77,26 @@ pub(crate) struct Appender {
     pub(crate) role: Role,
     /// The committer thread sleeps; whoever clears this wakes it.
     pub(crate) thread_asleep: bool,
-    /// Somebody waits for all that is pending to be durable now (deferred durability).
-    pub(crate) flush: bool,
+    /// Deferred: somebody waits for everything below this position to be durable.
+    pub(crate) flush_below: u64,
+    /// Deferred: when the oldest batch in the open block was committed.
+    pub(crate) open_since: Option<u64>,
     /// Since when the last block with records stands without a later watermark.
     pub(crate) unvouched_since: Option<u64>,
     /// Why nothing more can be appended: poisoned or closed.
     pub(crate) refusal: Option<Error>,
 }
 
+/// The largest payload of a record that alone fills a block.
+pub(crate) fn payload_bytes_max(block_bytes_max: usize) -> usize {
+    block_bytes_max - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES
+}
+
 impl Appender {
     /// Starts at `offset` in `current`, which is where the last block ended.
     pub(crate) fn new(
         geometry: Geometry,
-        block_bytes_max: usize,
+        (block_bytes_max, block_close_bytes): (usize, usize),
         current: Arc<Slab>,
         offset: usize,
         next_lsn: Lsn,
@@ -96,7 +104,7 @@ impl Appender {
         Appender {
             geometry,
             block_bytes_max,
-            block_close_bytes: limits::BLOCK_CLOSE_BYTES.min(block_bytes_max),
+            block_close_bytes,
             limit: geometry.block_limit(current.number()),
             current,
             next: None,
@@ -106,13 +114,13 @@ impl Appender {
             batches: 0,
             kinds: KindSet::default(),
             sequence: 0,
-            batch_number: 0,
             next_lsn: next_lsn.get(),
             closed_end: 0,
             closed: VecDeque::with_capacity(64),
             role: Role::Free,
             thread_asleep: false,
-            flush: false,
+            flush_below: 0,
+            open_since: None,
             unvouched_since: None,
             refusal: None,
         }
@@ -127,20 +135,8 @@ impl Appender {
         self.current.number() + 1
     }
 
-    /// Begins a batch.
-    pub(crate) fn begin(&mut self) -> Extent {
-        self.batch_number += 1;
+    pub(crate) fn begin(&self) -> Extent {
         Extent { start: self.end, end: self.end, records: 0 }
-    }
-
-    /// Counts batches, also those dropped; from 1.
-    pub(crate) fn batch_number(&self) -> u64 {
-        self.batch_number
-    }
-
-    /// The largest payload a record may have.
-    pub(crate) fn payload_bytes_max(&self) -> usize {
-        self.block_bytes_max - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES
     }
 
     /// Adds a record to the batch and returns its payload's bytes, which hold whatever was there
@@ -152,10 +148,12 @@ impl Appender {
         key: u64,
         payload_bytes: usize,
     ) -> Result<&mut [u8]> {
+        if payload_bytes > payload_bytes_max(self.block_bytes_max) {
+            return Err(self.too_large(payload_bytes));
+        }
         let size = record_bytes(payload_bytes);
         let fits = batch.end + size <= self.limit
-            && batch.end + size - self.block_start <= self.block_bytes_max
-            && payload_bytes <= self.payload_bytes_max();
+            && batch.end + size - self.block_start <= self.block_bytes_max;
         if !fits {
             self.make_room(batch, payload_bytes)?;
         }
@@ -174,17 +172,17 @@ impl Appender {
         Ok(payload)
     }
 
+    #[cold]
+    fn too_large(&self, payload_bytes: usize) -> Error {
+        let most = payload_bytes_max(self.block_bytes_max);
+        let what = format!("a payload of {payload_bytes} bytes exceeds {most}");
+        Error::new(ErrorKind::RecordTooLarge, what)
+            .advise("use larger slabs for a new log, or split the record")
+    }
+
     /// Moves the batch to a block, and if need be a slab, of its own, where it fits.
     #[cold]
     fn make_room(&mut self, batch: &mut Extent, payload_bytes: usize) -> Result<()> {
-        let payload_bytes_max = self.payload_bytes_max();
-        if payload_bytes > payload_bytes_max {
-            return Err(Error::new(
-                ErrorKind::RecordTooLarge,
-                format!("a payload of {payload_bytes} bytes exceeds {payload_bytes_max}"),
-            )
-            .advise("use larger slabs for a new log, or split the record"));
-        }
         let bytes = batch.end - batch.start;
         let whole = BLOCK_HEADER_BYTES + bytes + record_bytes(payload_bytes);
         if whole > self.block_bytes_max {
@@ -208,7 +206,9 @@ impl Appender {
             self.enter_next_slab();
         }
         let to = self.block_start + BLOCK_HEADER_BYTES;
-        if from.number() == self.current.number() {
+        if bytes == 0 {
+            // Nothing to move; the block before may even have filled its slab to the last byte.
+        } else if from.number() == self.current.number() {
             // SAFETY: both ranges lie in the batch's part of the slab or behind it, which is ours
             // under the append lock; the padding of the block just closed is zeroed by the
             // committer, which cannot take it before the lock is released.
@@ -270,6 +270,11 @@ impl Appender {
         !self.closed.is_empty()
     }
 
+    /// Deferred: when the oldest batch that the committer has not taken was committed.
+    pub(crate) fn oldest_since(&self) -> Option<u64> {
+        self.closed.front().map_or(self.open_since, |block| block.since)
+    }
+
     pub(crate) fn has_work(&self) -> bool {
         self.records > 0 || !self.closed.is_empty()
     }
@@ -284,6 +289,7 @@ impl Appender {
             first_lsn: self.next_lsn - u64::from(self.records),
             kinds: self.kinds,
             batches: self.batches,
+            since: self.open_since.take(),
             sequence: self.sequence,
         });
         let offset = align_up(self.end as u64, self.geometry.align_bytes);
@@ -310,13 +316,17 @@ impl Appender {
 
     /// A block without records at the place of the open block, for a watermark. `None` where that
     /// would need the page reserved at the segment's end, or another slab.
-    pub(crate) fn close_watermark(&mut self) -> Option<()> {
+    pub(crate) fn close_watermark(&mut self, now: u64) -> Option<()> {
         debug_assert_eq!(self.records, 0);
         let page = self.geometry.align_bytes as usize;
-        (self.block_start + page <= self.limit).then(|| self.close())
+        (self.block_start + page <= self.limit).then(|| {
+            self.open_since = Some(now);
+            self.close();
+        })
     }
 
-    /// In memory: finishes the open block in place. Returns the position behind it, to be published.
+    /// In memory: finishes the open block in place. Returns the position behind it, to be
+    /// published.
     pub(crate) fn close_in_memory(&mut self, time_nanos: u64) -> u64 {
         let start = self.geometry.slab_start(self.current.number());
         let header = BlockHeader {

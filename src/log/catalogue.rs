@@ -210,10 +210,9 @@ impl Catalogue {
     /// Where the walk for the first record at or after `time` starts.
     pub(crate) fn locate_time(&self, time_nanos: u64) -> Located {
         let lists = self.lists.read();
-        let after = lists
-            .sealed
-            .partition_point(|s| s.last_time_nanos < time_nanos || s.last_lsn < s.first_lsn);
-        if let Some(sealed) = lists.sealed.get(after) {
+        // One by one: segments without records have no time, so the list is not sorted by it.
+        let holds = |s: &&Arc<Sealed>| s.last_time_nanos >= time_nanos && s.last_lsn >= s.first_lsn;
+        if let Some(sealed) = lists.sealed.iter().find(holds) {
             return Located::Sealed(Arc::clone(sealed));
         }
         Located::Block(self.in_open(&lists, |index| {

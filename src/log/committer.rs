@@ -25,6 +25,7 @@ use crate::format::{
 use crate::limits;
 use crate::lsn::Lsn;
 use crate::ring::BlockBytes;
+use crate::sync::Clock;
 
 pub(crate) struct Committer {
     /// `None` in memory, where blocks are published by the producers themselves.
@@ -37,9 +38,8 @@ pub(crate) struct Committer {
     time_nanos: u64,
     /// End of the last durable block: what the next header vouches for.
     durable: u64,
-    /// The first unsynced byte's clock, with deferred durability.
-    unsynced_since: Option<u64>,
-    last_had_records: bool,
+    /// The last durable block has records, and no later one says that it is durable.
+    unvouched: bool,
 }
 
 struct Files {
@@ -69,8 +69,7 @@ impl Committer {
             chain: 0,
             time_nanos: 0,
             durable: 0,
-            unsynced_since: None,
-            last_had_records: false,
+            unvouched: false,
         }
     }
 
@@ -81,9 +80,15 @@ impl Committer {
         catalogue: Arc<Catalogue>,
         segment: Arc<OpenSegment>,
         (durable, chain, time_nanos): (u64, u32, u64),
+        unvouched: bool,
     ) -> Committer {
-        let files = Files { disk, lock, queue: None, catalogue, segment };
-        Committer { files: Some(files), durable, chain, time_nanos, ..Committer::in_memory() }
+        let files = Some(Files { disk, lock, queue: None, catalogue, segment });
+        Committer { files, durable, chain, time_nanos, unvouched, ..Committer::in_memory() }
+    }
+
+    /// Lets go of the files and the lock, on the thread that the write queue belongs to.
+    pub(crate) fn close(&mut self) {
+        self.files = None;
     }
 
     pub(crate) fn push(&mut self, block: ClosedBlock) {
@@ -183,21 +188,27 @@ impl Committer {
     fn take(&mut self, log: &Log) -> Option<ClosedBlock> {
         let mut appender = log.append.lock();
         let partial = match log.mode {
-            CommitMode::Deferred { .. } => appender.flush || self.interval_is_over(log),
+            CommitMode::Deferred { .. } => self.is_pressed(log, &appender),
             CommitMode::Synced | CommitMode::Memory => self.in_flight.is_empty(),
         };
-        if self.unsynced_since.is_none() && appender.has_work() {
-            self.unsynced_since = Some(log.clock.now());
-        }
         appender.take(partial)
     }
 
-    fn interval_is_over(&self, log: &Log) -> bool {
+    /// Deferred: somebody waits, nothing more will come, or the interval is over.
+    fn is_pressed(&self, log: &Log, appender: &Appender) -> bool {
+        appender.flush_below > self.durable
+            || appender.refusal.is_some()
+            || self.interval_left(log, appender) == Some(0)
+    }
+
+    /// Deferred: nanoseconds left until the oldest batch not yet durable must be.
+    fn interval_left(&self, log: &Log, appender: &Appender) -> Option<u64> {
         let CommitMode::Deferred { interval_nanos, .. } = log.mode else {
-            return true;
+            return None;
         };
-        self.unsynced_since
-            .is_some_and(|since| log.clock.now().saturating_sub(since) >= interval_nanos)
+        let oldest = self.in_flight.iter().find_map(|flight| flight.block.since);
+        let since = oldest.or_else(|| appender.oldest_since())?;
+        Some(since.saturating_add(interval_nanos).saturating_sub(log.clock.now()))
     }
 
     /// Fills the header in. Nobody else reads or writes a closed block's header and padding.
@@ -286,7 +297,7 @@ impl Committer {
         }
         match log.mode {
             CommitMode::Deferred { bytes: limit, .. } => {
-                bytes >= limit || self.interval_is_over(log) || log.append.lock().flush
+                bytes >= limit || self.is_pressed(log, &log.append.lock())
             }
             _ => bytes >= limits::SYNC_BYTES || self.queue_in_flight() == 0,
         }
@@ -299,7 +310,6 @@ impl Committer {
             Error::io("cannot sync the segment", &segment.path, e).at_segment(segment.number, 0)
         })?;
         self.publish_written(log);
-        self.unsynced_since = (!self.in_flight.is_empty()).then(|| log.clock.now());
         Ok(())
     }
 
@@ -321,7 +331,7 @@ impl Committer {
             let lsn = Lsn::new(flight.block.first_lsn + u64::from(flight.block.records) - 1);
             let from = last.map_or(flight.block.sequence, |(from, ..)| from);
             last = Some((from, flight.block.sequence, flight.end, lsn));
-            self.last_had_records = flight.block.records > 0;
+            self.unvouched = flight.block.records > 0;
         }
         let Some((from, to, end, lsn)) = last else {
             return;
@@ -383,31 +393,26 @@ impl Committer {
         if appender.has_work() {
             return false;
         }
-        appender.flush = false;
         appender.role = Role::Free;
-        self.note_unvouched(log, &mut appender);
+        self.note_unvouched(&log.clock, &mut appender);
         true
     }
 
     /// Remembers that the last block stands without a watermark behind it.
-    pub(crate) fn note_unvouched(&mut self, log: &Log, appender: &mut Appender) {
-        if std::mem::take(&mut self.last_had_records) {
-            appender.unvouched_since = Some(log.clock.now());
+    pub(crate) fn note_unvouched(&mut self, clock: &Clock, appender: &mut Appender) {
+        if std::mem::take(&mut self.unvouched) {
+            appender.unvouched_since = Some(clock.now());
         }
     }
 
     /// Deferred: sleeps until the interval is over, a block is full or somebody wants a sync.
     fn wait_for_interval(&mut self, log: &Log) {
-        let CommitMode::Deferred { interval_nanos, .. } = log.mode else {
-            return;
-        };
-        let Some(since) = self.unsynced_since else {
-            return;
-        };
         let seen = log.kick.read();
-        let left = (since + interval_nanos).saturating_sub(log.clock.now());
         let mut appender = log.append.lock();
-        if left == 0 || appender.flush || appender.has_closed() {
+        let Some(left) = self.interval_left(log, &appender) else {
+            return;
+        };
+        if self.is_pressed(log, &appender) || appender.has_closed() {
             return;
         }
         appender.thread_asleep = true;

@@ -9,17 +9,21 @@
 mod appender;
 mod catalogue;
 mod committer;
+mod create;
 mod meta;
 mod recovery;
 mod retention;
 mod segments;
+mod survey;
+#[cfg(test)]
+mod tests;
 mod waiters;
 mod walk;
 mod writer;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -69,9 +73,12 @@ pub(crate) struct Log {
     append_timeout: Duration,
     watermark_idle: u64,
     append: Mutex<Appender>,
-    /// Which batch holds the append lock, 0 for none: sampled on the tick to find one held too long.
-    /// Relaxed: a sample.
-    held_batch: AtomicU64,
+    /// The thread whose batch holds the append lock, 0 if none does. Relaxed: a thread only looks
+    /// for itself, and the tick samples it to find batches held too long.
+    append_holder: AtomicUsize,
+    /// Batches begun.
+    batches: AtomicU64,
+    block_bytes_max: usize,
     /// Locked by whoever has the role; never contended.
     committer: Mutex<Committer>,
     /// The committer thread sleeps here.
@@ -110,20 +117,31 @@ impl Log {
             .or_else(|| ring.open_slab(number))
             .ok_or_else(|| Error::new(ErrorKind::Busy, "no memory for the first slab"))?;
         let (offset, next_lsn) = start;
-        let block_max = options.block_bytes_max();
-        let (segments, committer) = match opened {
+        let block_bytes_max = options.block_bytes_max();
+        let close_bytes = limits::BLOCK_CLOSE_BYTES.min(block_bytes_max);
+        let close_bytes = match mode {
+            // An open block must not hold back more than is allowed to be unsynced.
+            CommitMode::Deferred { bytes, .. } => close_bytes.min(bytes as usize),
+            CommitMode::Synced | CommitMode::Memory => close_bytes,
+        };
+        let sizes = (block_bytes_max, close_bytes);
+        let mut appender = Appender::new(geometry, sizes, current, offset, next_lsn);
+        let (segments, mut committer) = match opened {
             Some((segments, committer)) => (Some(segments), committer),
             None => (None, Committer::in_memory()),
         };
+        committer.note_unvouched(&clock, &mut appender);
         Ok(Log {
             geometry,
-            append: Mutex::new(Appender::new(geometry, block_max, current, offset, next_lsn)),
+            append: Mutex::new(appender),
             ring,
             clock,
             mode,
             append_timeout: options.append_timeout,
             watermark_idle: nanos(options.watermark_idle),
-            held_batch: AtomicU64::new(0),
+            append_holder: AtomicUsize::new(0),
+            batches: AtomicU64::new(0),
+            block_bytes_max,
             committer: Mutex::new(committer),
             kick: Futex::default(),
             waiters: Waiters::default(),
@@ -154,12 +172,8 @@ impl Log {
 
     /// The number of the batch that holds the append lock, 0 if none does.
     pub(crate) fn held_batch(&self) -> u64 {
-        self.held_batch.load(Ordering::Relaxed)
-    }
-
-    /// After the end: gives the log's files and its lock on the directory back.
-    pub(crate) fn release_files(&self) {
-        *self.committer.lock() = Committer::in_memory();
+        let held = self.append_holder.load(Ordering::Relaxed) != 0;
+        if held { self.batches.load(Ordering::Relaxed) } else { 0 }
     }
 
     // ---- appending -------------------------------------------------------------------------
@@ -216,7 +230,6 @@ impl Log {
                     format!("the disk gave no room for {:?}", self.append_timeout),
                 ));
             }
-            segments.hurry();
             if self.threads {
                 segments.supply.sleep(seen, (self.append_timeout - waited).min(limits::SLEEP_MAX));
             } else {
@@ -228,15 +241,18 @@ impl Log {
 
     /// Lets the committer thread take what is pending. Returns whether it has to be woken.
     fn hand_over(&self, appender: &mut Appender) -> bool {
+        if !self.threads {
+            return false;
+        }
         if appender.role == Role::Free && appender.has_work() {
             appender.role = Role::Handed;
         }
         // Deferred, the thread that has the role sleeps through the interval.
         let gathers = matches!(self.mode, CommitMode::Deferred { .. })
             && appender.role == Role::Held
-            && !appender.flush
+            && appender.flush_below <= self.ring.committed.load().position()
             && !appender.has_closed();
-        self.threads && !gathers && std::mem::take(&mut appender.thread_asleep)
+        !gathers && std::mem::take(&mut appender.thread_asleep)
     }
 
     // ---- committing ------------------------------------------------------------------------
@@ -278,6 +294,9 @@ impl Log {
             self.publish_in_memory(appender);
             return place;
         }
+        if self.mode != CommitMode::Synced && appender.open_since.is_none() {
+            appender.open_since = Some(self.clock.now());
+        }
         appender.close_if_full();
         let wake = self.hand_over(&mut appender);
         drop(appender);
@@ -315,8 +334,8 @@ impl Log {
             self.poison(error);
         }
         let mut appender = self.append.lock();
-        committer.note_unvouched(self, &mut appender);
-        if appender.has_work() && appender.refusal.is_none() && self.threads {
+        committer.note_unvouched(&self.clock, &mut appender);
+        if appender.has_work() && self.poison.get().is_none() && self.threads {
             appender.role = Role::Handed;
         } else {
             appender.role = Role::Free;
@@ -332,7 +351,8 @@ impl Log {
     /// Takes the role if nobody has it and there is something to write. Returns whether it did.
     fn lead_if_free(&self) -> bool {
         let mut appender = self.append.lock();
-        if appender.role != Role::Free || !appender.has_work() || appender.refusal.is_some() {
+        let idle = appender.role == Role::Free && self.poison.get().is_none();
+        if !idle || !appender.has_work() {
             return false;
         }
         appender.role = Role::Held;
@@ -361,6 +381,7 @@ impl Log {
     }
 
     fn wait_ticket(&self, (sequence, position): (u64, u64)) -> Result<()> {
+        self.assert_not_held();
         match self.mode {
             CommitMode::Synced => self.wait_durable(sequence, position),
             CommitMode::Memory | CommitMode::Deferred { .. } => Ok(()),
@@ -369,6 +390,7 @@ impl Log {
 
     /// Returns when everything committed before the call is durable.
     pub(crate) fn sync(&self) -> Result<()> {
+        self.assert_not_held();
         if self.mode == CommitMode::Memory {
             return Ok(());
         }
@@ -376,7 +398,7 @@ impl Log {
         let open = appender.has_open_records();
         let (sequence, end) = appender.place();
         let place = if open { (sequence, end) } else { appender.last_place() };
-        appender.flush = true;
+        appender.flush_below = appender.flush_below.max(place.1);
         let wake = self.hand_over(&mut appender);
         drop(appender);
         if wake {
@@ -393,6 +415,8 @@ impl Log {
         if let Some(segments) = &self.segments {
             segments.supply.wake_all();
         }
+        // With deferred durability it may be asleep until the interval is over.
+        self.kick.wake_all();
     }
 
     /// The end of trust in what is in memory or on disk: every later commit fails, consumers drain
@@ -424,7 +448,8 @@ impl Log {
                     }
                 }
                 Some(false) => self.kick.sleep(seen, self.idle_timeout()),
-                None => return,
+                // A writer may outlive the bus; files and lock must not.
+                None => return self.committer.lock().close(),
             }
         }
     }
@@ -436,7 +461,8 @@ impl Log {
     /// Takes the role if there is something to do: `Some(true)`. `None` at the end.
     fn claim(&self, stop: &AtomicBool) -> Option<bool> {
         let mut appender = self.append.lock();
-        if appender.refusal.is_some() && self.poison.get().is_some() {
+        let failed = appender.refusal.is_some() && self.poison.get().is_some();
+        if failed && appender.role != Role::Held {
             return None;
         }
         if appender.role == Role::Free {
@@ -447,6 +473,8 @@ impl Log {
             if appender.has_work() {
                 appender.role = Role::Handed;
             } else if closing {
+                let closed = || Error::new(ErrorKind::Closed, "the bus is closed");
+                appender.refusal.get_or_insert_with(closed);
                 return None;
             }
         }
@@ -467,7 +495,7 @@ impl Log {
         if closing || self.clock.now().saturating_sub(since) >= self.watermark_idle {
             appender.unvouched_since = None;
             // Where there is no room the block stays unvouched until the next one.
-            let _ = appender.close_watermark();
+            let _ = appender.close_watermark(self.clock.now());
         }
     }
 
@@ -485,15 +513,22 @@ impl Log {
         self.poisoned().map_or(Ok(()), Err)
     }
 
-    /// Without threads: writes the closing watermark.
+    /// After the committer thread, or without one: writes what is left and the closing watermark;
+    /// once appending is refused, lets go of files and lock.
     pub(crate) fn finish(&self) {
         while self.lead_if_free() {}
         let mut appender = self.append.lock();
+        let closed = appender.refusal.is_some();
         if appender.role == Role::Free && self.poison.get().is_none() {
             self.add_watermark(&mut appender, true);
             appender.role = Role::Held;
             drop(appender);
             self.lead();
+        } else {
+            drop(appender);
+        }
+        if closed {
+            self.committer.lock().close();
         }
     }
 }

@@ -99,15 +99,16 @@ impl Retainer {
             meta.log_start = log_start;
             meta.log_start_lsn = first_lsn;
         })?;
+        let mut outcome = Ok(retained);
         for sealed in catalogue.advance(log_start, first_lsn) {
-            files
-                .disk
-                .remove(&sealed.path)
-                .map_err(|e| Error::io("cannot delete a segment", &sealed.path, e))?;
+            // What stays behind is below `log_start`: the next opening removes it.
+            if let Err(e) = files.disk.remove(&sealed.path) {
+                outcome = Err(Error::io("cannot delete a segment", &sealed.path, e));
+            }
         }
         tracing::debug!(first_lsn, segments = retained.deleted_segments, "deleted segments");
         self.segments.retry();
-        Ok(retained)
+        outcome
     }
 
     fn is_over(

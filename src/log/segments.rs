@@ -44,7 +44,7 @@ pub(crate) struct Segments {
     sealed_below: AtomicU64,
     /// Segments below this number are wanted: the one being written and those ahead.
     wanted_below: AtomicU64,
-    /// A producer waits: allocate only, zeros take longer.
+    /// A producer waits for a segment: allocate only, zeros take longer.
     hurried: AtomicBool,
     failure: Mutex<Option<Error>>,
     /// Producers that wait for a slab sleep here.
@@ -84,7 +84,7 @@ impl Segments {
         }
     }
 
-    /// A prepared segment that recovery found.
+    /// A prepared segment, made or found.
     pub(crate) fn adopt(&self, number: u64, prepared: Prepared) {
         self.prepared.lock().insert(number, prepared);
         self.prepared_below.fetch_max(number + 1, Ordering::AcqRel);
@@ -127,6 +127,7 @@ impl Segments {
             self.send(Job::Prepare);
         }
         if segment >= self.prepared_below.load(Ordering::Acquire) {
+            self.hurried.store(true, Ordering::Relaxed);
             return self.failure.lock().clone().map_or(Ok(false), Err);
         }
         let displaced = number.checked_sub(slots).map(|n| n / self.geometry.slabs_per_segment());
@@ -136,10 +137,6 @@ impl Segments {
     fn send(&self, job: Job) {
         // The receiver is a field of the same struct: sending cannot fail.
         let _ = self.jobs.0.send(job);
-    }
-
-    pub(crate) fn hurry(&self) {
-        self.hurried.store(true, Ordering::Relaxed);
     }
 
     /// Space was freed: try again now.
@@ -216,8 +213,9 @@ impl Segments {
         if number >= self.wanted_below.load(Ordering::Acquire) {
             return;
         }
-        let zeros = !self.hurried.swap(false, Ordering::Relaxed);
-        match self.prepare(number, zeros) {
+        let prepared = self.prepare(number);
+        self.hurried.store(false, Ordering::Relaxed);
+        match prepared {
             Ok(prepared) => {
                 *self.failure.lock() = None;
                 self.adopt(number, prepared);
@@ -234,12 +232,12 @@ impl Segments {
         self.supply.wake_all();
     }
 
-    /// Makes segment `number`: under a temporary name, allocated and filled with zeros, header
-    /// written, synced, renamed, directory synced.
-    pub(crate) fn prepare(&self, number: u64, zeros: bool) -> Result<Prepared> {
+    /// Makes segment `number`: under a temporary name, allocated and (unless a producer waits
+    /// for it) filled with zeros, header written, synced, renamed, directory synced.
+    pub(crate) fn prepare(&self, number: u64) -> Result<Prepared> {
         let path = segment_path(&self.dir, &self.geometry, number);
         let temporary = path.with_extension("tmp");
-        let made = self.prepare_at(&temporary, number, zeros).and_then(|(file, salt)| {
+        let made = self.prepare_at(&temporary, number).and_then(|(file, salt)| {
             let failed = |e| Error::io("cannot name a new segment", &path, e);
             self.disk.rename(&temporary, &path).map_err(failed)?;
             self.disk.sync_dir(&self.dir.join("segments")).map_err(failed)?;
@@ -252,12 +250,7 @@ impl Segments {
         made.map_err(|e| e.at_segment(number, 0))
     }
 
-    fn prepare_at(
-        &self,
-        path: &Path,
-        number: u64,
-        zeros: bool,
-    ) -> Result<(Arc<dyn DiskFile>, u64)> {
+    fn prepare_at(&self, path: &Path, number: u64) -> Result<(Arc<dyn DiskFile>, u64)> {
         let failed = |e| Error::io("cannot prepare a segment", path, e);
         let mode = OpenMode { write: true, create: true, direct: true };
         let file = match self.disk.open(path, mode) {
@@ -269,13 +262,11 @@ impl Segments {
         };
         let bytes = self.geometry.segment_bytes;
         file.allocate(bytes).map_err(failed)?;
-        if zeros {
-            let piece = AlignedBuf::zeroed(limits::ZERO_FILL_BYTES.min(bytes as usize));
-            let mut offset = 0;
-            while offset < bytes && !self.hurried.load(Ordering::Relaxed) {
-                file.write_at(&piece, offset).map_err(failed)?;
-                offset += piece.len() as u64;
-            }
+        let piece = AlignedBuf::zeroed(limits::ZERO_FILL_BYTES.min(bytes as usize));
+        let mut offset = 0;
+        while offset < bytes && !self.hurried.load(Ordering::Relaxed) {
+            file.write_at(&piece, offset).map_err(failed)?;
+            offset += piece.len() as u64;
         }
         let header = SegmentHeader {
             log_id: self.log_id,
@@ -311,7 +302,7 @@ impl Segments {
             let _ = segment.file.drop_cache(0, self.geometry.segment_bytes);
         }
         self.catalogue.seal(Sealed::new(segment.path.clone(), &footer));
-        self.sealed_below.store(segment.number + 1, Ordering::Release);
+        self.sealed_below.fetch_max(segment.number + 1, Ordering::AcqRel);
         tracing::debug!(segment = segment.number, last_lsn = footer.last_lsn, "sealed");
         Ok(())
     }

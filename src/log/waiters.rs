@@ -16,7 +16,8 @@ struct Slot {
 
 /// Futex words by block sequence.
 ///
-/// A waiter counts itself, then looks at the committed position; the publisher publishes, then looks
+/// A waiter counts itself, then looks at the committed position; the publisher publishes, then
+/// looks
 /// at the count. All four are SeqCst, so one of them sees the other, and a publisher that nobody
 /// waits for makes no system call.
 #[derive(Debug)]

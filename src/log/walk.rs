@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::disk::{AlignedBuf, DiskFile};
 use crate::error::{Error, Result};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, FooterBuilder, KindSet, PAGE_BYTES, align_up, is_zero,
+    BLOCK_HEADER_BYTES, BlockHeader, Footer, FooterBuilder, KindSet, PAGE_BYTES, align_up, is_zero,
     looks_torn, read_record, verify_block,
 };
 use crate::lsn::Geometry;
@@ -23,7 +23,13 @@ impl Chain {
         Chain { next_lsn: first_lsn, crc: 0, time_nanos: 0 }
     }
 
-    fn accepts(&self, header: &BlockHeader) -> bool {
+    /// Behind a sealed segment.
+    pub(crate) fn behind(footer: &Footer) -> Chain {
+        let (crc, time_nanos) = (footer.last_crc, footer.last_time_nanos);
+        Chain { next_lsn: footer.last_lsn + 1, crc, time_nanos }
+    }
+
+    pub(crate) fn accepts(&self, header: &BlockHeader) -> bool {
         header.prev_crc == self.crc && header.first_lsn == self.next_lsn
     }
 
@@ -52,6 +58,8 @@ pub(crate) struct Walked {
     pub(crate) end: u64,
     /// The last good block says that the segment is complete.
     pub(crate) rolled: bool,
+    /// The last good block has records, and no later one says that it is durable.
+    pub(crate) unvouched: bool,
 }
 
 /// What lies from a segment's first bad block on.
@@ -107,7 +115,7 @@ impl Walker<'_> {
         let first_lsn = chain.next_lsn;
         let mut end = geometry.head_bytes;
         let mut buffer = self.slab_buffer();
-        let mut rolled = false;
+        let (mut rolled, mut unvouched) = (false, false);
         for slab in self.first_slab()..self.first_slab() + slabs {
             self.read_slab(slab, &mut buffer)?;
             let base = geometry.slab_start(slab);
@@ -125,6 +133,7 @@ impl Walker<'_> {
                 index.add_block(start as u32, end as u32, &header);
                 index.add_kinds(kinds_of(body));
                 chain.follow(&header);
+                unvouched = header.records > 0;
                 each(&header, body);
                 offset = next;
             }
@@ -144,7 +153,7 @@ impl Walker<'_> {
             // Zeros up to the end of the slab: the next one decides. If its first block does not
             // continue the chain, no later one does, and `end` stays where it is.
         }
-        Ok(Walked { index, chain, records: chain.next_lsn - first_lsn, end, rolled })
+        Ok(Walked { index, chain, records: chain.next_lsn - first_lsn, end, rolled, unvouched })
     }
 
     fn good_block(
@@ -194,19 +203,39 @@ impl Walker<'_> {
         Ok(rest)
     }
 
-    /// Whether the bytes at offset `end` can be what a torn write left there.
+    /// Whether what follows offset `end` can be what a torn write left there.
+    ///
+    /// If the rest of the slab is zeros, the slab may have ended early, and then the torn block is
+    /// the first of the next slab, or the rolling block. A whole block there means that the
+    /// block at `end` was lost with all its sectors.
     pub(crate) fn looks_torn(&self, end: u64) -> Result<bool> {
-        let position = self.start() + end;
-        let slab = self.geometry.slab_of(position);
-        if slab >= self.first_slab() + self.geometry.slabs_per_segment() {
-            return Ok(true);
-        }
+        let geometry = self.geometry;
         let mut buffer = self.slab_buffer();
-        self.read_slab(slab, &mut buffer)?;
-        let offset = self.geometry.slab_offset(position);
-        let limit = self.geometry.block_limit(slab).max(offset);
-        let bytes = &buffer[offset..limit];
-        Ok(bytes.len() < BLOCK_HEADER_BYTES || looks_torn(bytes, position, self.salt))
+        let mut position = self.start() + end;
+        loop {
+            let slab = geometry.slab_of(position);
+            if slab >= self.first_slab() + geometry.slabs_per_segment() {
+                return Ok(true);
+            }
+            self.read_slab(slab, &mut buffer)?;
+            let offset = geometry.slab_offset(position);
+            let rolled = position == geometry.rolled_block(self.number);
+            let limit =
+                if rolled { offset + PAGE_BYTES as usize } else { geometry.block_limit(slab) };
+            let bytes = &buffer[offset..limit];
+            if !is_zero(bytes) {
+                let explained = verify_block(bytes, position, self.salt).is_ok()
+                    && position > self.start() + end;
+                return Ok(explained || looks_torn(bytes, position, self.salt));
+            }
+            position = match slab + 1 {
+                _ if rolled => return Ok(true),
+                next if next.is_multiple_of(geometry.slabs_per_segment()) => {
+                    geometry.rolled_block(self.number)
+                }
+                next => geometry.first_block(next),
+            };
+        }
     }
 }
 

@@ -1,22 +1,34 @@
 //! The data plane's side: [`Writer`], [`WriteBatch`], [`Ticket`].
 
-use std::cell::Cell;
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
 use super::Log;
-use super::appender::{Appender, Extent};
+use super::appender::{Appender, Extent, payload_bytes_max};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
 
 thread_local! {
-    /// The log whose append lock this thread holds.
-    static HELD: Cell<*const Log> = const { Cell::new(ptr::null()) };
+    /// Its address tells threads apart.
+    static THREAD: u8 = const { 0 };
+}
+
+fn this_thread() -> usize {
+    THREAD.with(|mark| std::ptr::from_ref(mark).addr())
+}
+
+impl Log {
+    /// Waiting for the append lock, or for what needs it, would never end.
+    pub(super) fn assert_not_held(&self) {
+        assert!(
+            self.append_holder.load(Ordering::Relaxed) != this_thread(),
+            "this thread already holds a batch of the same log: commit or drop it first"
+        );
+    }
 }
 
 /// Appends records. Cheap to clone; any number of threads may append at once.
@@ -73,15 +85,14 @@ impl Writer {
     #[must_use]
     pub fn batch(&self) -> WriteBatch<'_> {
         let log = &*self.log;
-        assert!(
-            !ptr::eq(HELD.get(), log),
-            "this thread already holds a batch of the same log: commit or drop it first"
-        );
+        log.assert_not_held();
         match log.lock_for_append() {
-            Ok(mut appender) => {
+            Ok(appender) => {
                 let extent = appender.begin();
-                HELD.set(log);
-                log.held_batch.store(appender.batch_number(), Ordering::Relaxed);
+                log.append_holder.store(this_thread(), Ordering::Relaxed);
+                // Only the holder of the lock writes it.
+                let batch = log.batches.load(Ordering::Relaxed) + 1;
+                log.batches.store(batch, Ordering::Relaxed);
                 WriteBatch { log: &self.log, appender: Some(appender), refusal: None, extent }
             }
             Err(error) => WriteBatch {
@@ -96,7 +107,7 @@ impl Writer {
     /// The largest payload a record may have, in bytes.
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {
-        self.log.append.lock().payload_bytes_max()
+        payload_bytes_max(self.log.block_bytes_max)
     }
 }
 
@@ -119,11 +130,6 @@ impl fmt::Debug for WriteBatch<'_> {
 }
 
 impl WriteBatch<'_> {
-    #[cold]
-    fn refused(&self) -> Error {
-        self.refusal.clone().unwrap_or_else(|| Error::new(ErrorKind::Closed, "the batch has ended"))
-    }
-
     /// Adds a record; copies the payload once, to where it stays.
     ///
     /// # Errors
@@ -132,7 +138,7 @@ impl WriteBatch<'_> {
     #[inline]
     pub fn append(&mut self, kind: u16, key: u64, payload: &[u8]) -> Result<()> {
         let Some(appender) = &mut self.appender else {
-            return Err(self.refused());
+            return Err(refused(&self.refusal));
         };
         appender.reserve(&mut self.extent, kind, key, payload.len())?.copy_from_slice(payload);
         Ok(())
@@ -145,10 +151,7 @@ impl WriteBatch<'_> {
     #[inline]
     pub fn reserve(&mut self, kind: u16, key: u64, payload_bytes: usize) -> Result<&mut [u8]> {
         let Some(appender) = &mut self.appender else {
-            return Err(self
-                .refusal
-                .clone()
-                .unwrap_or_else(|| Error::new(ErrorKind::Closed, "the batch has ended")));
+            return Err(refused(&self.refusal));
         };
         let payload = appender.reserve(&mut self.extent, kind, key, payload_bytes)?;
         payload.fill(0);
@@ -175,16 +178,15 @@ impl WriteBatch<'_> {
     /// then after reopening there whole or not at all.
     pub fn commit(mut self) -> Result<RangeInclusive<Lsn>> {
         let Some(mut appender) = self.appender.take() else {
-            return Err(self.refused());
+            return Err(refused(&self.refusal));
         };
         let (log, extent) = (self.log, self.extent);
+        log.append_holder.store(0, Ordering::Relaxed);
         if extent.records == 0 {
             return Ok(empty(&appender));
         }
         let first = appender.accept(&extent);
         let lsns = first..=Lsn::new(first.get() + u64::from(extent.records) - 1);
-        log.held_batch.store(0, Ordering::Relaxed);
-        HELD.set(ptr::null());
         log.commit(appender)?;
         Ok(lsns)
     }
@@ -195,20 +197,24 @@ impl WriteBatch<'_> {
     /// The errors of [`Writer::batch`].
     pub fn commit_later(mut self) -> Result<Ticket> {
         let Some(mut appender) = self.appender.take() else {
-            return Err(self.refused());
+            return Err(refused(&self.refusal));
         };
         let (log, extent) = (self.log, self.extent);
+        log.append_holder.store(0, Ordering::Relaxed);
         if extent.records == 0 {
             let lsns = empty(&appender);
             return Ok(Ticket { log: Arc::clone(log), lsns, place: (0, 0) });
         }
         let first = appender.accept(&extent);
         let lsns = first..=Lsn::new(first.get() + u64::from(extent.records) - 1);
-        log.held_batch.store(0, Ordering::Relaxed);
-        HELD.set(ptr::null());
         let place = log.commit_later(appender);
         Ok(Ticket { log: Arc::clone(log), lsns, place })
     }
+}
+
+#[cold]
+fn refused(why: &Option<Error>) -> Error {
+    why.clone().unwrap_or_else(|| Error::new(ErrorKind::Closed, "the batch has ended"))
 }
 
 fn empty(appender: &Appender) -> RangeInclusive<Lsn> {
@@ -219,8 +225,7 @@ fn empty(appender: &Appender) -> RangeInclusive<Lsn> {
 impl Drop for WriteBatch<'_> {
     fn drop(&mut self) {
         if self.appender.is_some() {
-            self.log.held_batch.store(0, Ordering::Relaxed);
-            HELD.set(ptr::null());
+            self.log.append_holder.store(0, Ordering::Relaxed);
         }
     }
 }

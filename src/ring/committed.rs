@@ -49,16 +49,22 @@ impl Committed {
     }
 
     /// Moves the position up; returns whether somebody sleeps. Only the committer calls this (in
-    /// memory: the holder of the append lock), so the poisoned bit cannot come in between unseen:
-    /// whoever poisons is the committer as well.
+    /// memory: the holder of the append lock). The poisoned bit stays: sealing, on another thread,
+    /// may have failed meanwhile.
     ///
     /// SeqCst: producers that wait for durability count themselves, then look here; the publisher
     /// publishes, then looks for them (see `Waiters`). AcqRel would do for the readers.
     pub(crate) fn publish(&self, position: u64) -> bool {
         debug_assert_eq!(position & FLAGS, 0);
-        let old = self.0.swap(position, Ordering::SeqCst);
+        let mut old = self.0.load(Ordering::Relaxed);
+        loop {
+            let new = position | (old & POISONED);
+            match self.0.compare_exchange_weak(old, new, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
         debug_assert!(old & !FLAGS <= position, "committed went back");
-        debug_assert_eq!(old & POISONED, 0, "published on a poisoned log");
         old & ASLEEP != 0
     }
 
@@ -74,11 +80,9 @@ impl Committed {
 
     /// Tells the publisher that somebody who saw `seen` is about to sleep. False: look again.
     pub(crate) fn announce_sleep(&self, seen: Seen) -> bool {
-        if seen.0 & ASLEEP != 0 {
-            // Somebody else set the bit and nothing was published since: it stands for all.
-            return self.0.load(Ordering::Acquire) == seen.0;
-        }
-        // AcqRel: Release hands the publisher the registration made before this call.
+        // AcqRel: Release hands the publisher the registration made before this call. Therefore an
+        // exchange also where somebody else has set the bit: after a mere load the publisher might
+        // clear the bit, and the waker look, before the registration is to be seen.
         self.0
             .compare_exchange(seen.0, seen.0 | ASLEEP, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
@@ -109,7 +113,9 @@ mod tests {
         let word = Committed::new(64);
         assert!(word.announce_sleep(word.load()));
         assert!(word.poison());
+        assert!(word.publish(72), "publishing takes the bit");
+        assert!(!word.publish(72));
         assert!(word.load().is_poisoned());
-        assert_eq!(word.load().position(), 64);
+        assert_eq!(word.load().position(), 72);
     }
 }

@@ -97,8 +97,8 @@ impl Ring {
     }
 
     /// Makes room for slab `number` in its slot and puts it there. What was in the slot leaves the
-    /// ring: the caller knows that its segment is sealed (invariant I3). `None` if every slab of the
-    /// arena is held by a consumer, which the arena's size rules out.
+    /// ring: the caller knows that its segment is sealed (invariant I3). `None` if every slab
+    /// of the arena is held by a consumer, which the arena's size rules out.
     pub(crate) fn open_slab(&self, number: u64) -> Option<Arc<Slab>> {
         let mut pool = self.pool.lock();
         if let Some(evicted) = self.evict(number) {

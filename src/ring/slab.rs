@@ -65,11 +65,11 @@ impl Slab {
     /// How far the slab may be read when `committed` is the committed position.
     pub(crate) fn readable(&self, committed: u64) -> usize {
         let bytes = self.arena.slab_bytes() as u64;
-        if committed / bytes > self.number {
+        match committed.checked_sub(self.number * bytes) {
             // Acquire: pairs with `end_at`, though `committed` already carries it.
-            self.end.load(Ordering::Acquire) as usize
-        } else {
-            (committed % bytes) as usize
+            Some(within) if within >= bytes => self.end.load(Ordering::Acquire) as usize,
+            Some(within) => within as usize,
+            None => 0,
         }
     }
 

@@ -105,8 +105,8 @@ impl Buffered {
         } else {
             None
         };
-        let skipped = (offset - self.from) as usize;
         if kept > 0 {
+            let skipped = (offset - self.from) as usize;
             self.buffer.bytes_mut().copy_within(skipped..skipped + kept, 0);
         } else {
             self.verified = offset;

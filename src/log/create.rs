@@ -1,0 +1,116 @@
+//! Whose directory it is, and the first files of a new log.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::catalogue::Catalogue;
+use super::meta::MetaFile;
+use super::recovery::LogFiles;
+use super::segments::{Segments, random_u64};
+use super::survey::REPAIR;
+use crate::disk::{Disk, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{BLOCK_HEADER_BYTES, LogId, Meta, PAGE_BYTES};
+use crate::lsn::Geometry;
+use crate::sync::Clock;
+
+/// Whether `dir` holds a log; false if it is empty or missing; an error if it holds something else.
+pub(super) fn is_log(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+    let entries = match disk.list(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(Error::new(ErrorKind::NotALog, "not a directory").at_path(dir));
+        }
+        Err(e) => return Err(Error::io("cannot list the log's directory", dir, e)),
+    };
+    let has = |name: &str| entries.iter().any(|e| e.name == name);
+    let ours = ["LOCK", "segments", "meta", "meta.tmp", "checkpoints", "checkpoints.tmp", "cut"];
+    if has("segments") && (has("meta") || entries.iter().all(|e| ours.contains(&&*e.name))) {
+        return Ok(true);
+    }
+    if has("meta") {
+        // Says whether it is a meta file of ours.
+        MetaFile::open(disk, dir, false)?;
+        return Err(Error::new(ErrorKind::MissingSegment, "the log's segments are gone")
+            .at_path(&dir.join("segments")));
+    }
+    match entries.iter().find(|e| !ours.contains(&&*e.name)) {
+        Some(other) => Err(Error::new(ErrorKind::NotALog, "the directory holds something else")
+            .at_path(&dir.join(&other.name))),
+        None => Ok(false),
+    }
+}
+
+pub(super) fn open_or_create_meta(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    geometry: Geometry,
+    clock: &Clock,
+) -> Result<(MetaFile, bool)> {
+    let io = |e| Error::io("cannot list the log's directory", dir, e);
+    if disk.list(dir).map_err(io)?.iter().any(|e| e.name == "meta") {
+        return Ok((MetaFile::open(&**disk, dir, true)?, false));
+    }
+    refuse_orphans(&**disk, dir)?;
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&random_u64()?.to_le_bytes());
+    id[8..].copy_from_slice(&random_u64()?.to_le_bytes());
+    let log_id = LogId(id);
+    let catalogue = Arc::new(Catalogue::new(geometry, 0, 1));
+    let place = (Arc::clone(disk), dir);
+    let segments = Segments::new(place, geometry, log_id, clock.clone(), catalogue, 0);
+    // Segment 0 first: a meta file promises that its first segment is there.
+    segments.prepare(0)?;
+    let meta = Meta {
+        sequence: 0,
+        log_id,
+        generation: 0,
+        slab_bytes: geometry.slab_bytes,
+        segment_bytes: geometry.segment_bytes,
+        log_start: 0,
+        log_start_lsn: 1,
+    };
+    Ok((MetaFile::create(&**disk, dir, meta)?, true))
+}
+
+/// Without `meta`, segments that hold blocks are somebody's data; empty ones are an unfinished
+/// creation, which is begun anew.
+fn refuse_orphans(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let segments = dir.join("segments");
+    let io = |e| Error::io("cannot list the segments", &segments, e);
+    for entry in disk.list(&segments).map_err(io)? {
+        let path = segments.join(&entry.name);
+        let failed = |e| Error::io("cannot read a segment", &path, e);
+        let mode = OpenMode { write: false, create: false, direct: false };
+        let file = disk.open(&path, mode).map_err(failed)?;
+        let mut head = vec![0; PAGE_BYTES as usize + BLOCK_HEADER_BYTES];
+        let read = file.read_at(&mut head, 0).map_err(failed)?;
+        if read == head.len() && head[PAGE_BYTES as usize..].iter().any(|&b| b != 0) {
+            return Err(Error::new(ErrorKind::Corrupt, "there are segments, but no meta file")
+                .at_path(&MetaFile::path(dir))
+                .advise(REPAIR));
+        }
+    }
+    for entry in disk.list(&segments).map_err(io)? {
+        disk.remove(&segments.join(&entry.name)).map_err(io)?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_sizes(files: &LogFiles, geometry: &Geometry) -> Result<()> {
+    let meta = files.meta.get();
+    for (name, stored, asked) in [
+        ("slab_bytes", meta.slab_bytes, geometry.slab_bytes),
+        ("segment_bytes", meta.segment_bytes, geometry.segment_bytes),
+    ] {
+        if stored != asked {
+            return Err(Error::new(
+                ErrorKind::InvalidOption,
+                format!("the log was created with {name} {stored}, opened with {asked}"),
+            )
+            .at_path(&files.dir));
+        }
+    }
+    Ok(())
+}
