@@ -46,6 +46,8 @@ pub(crate) const ZERO_FILL_BYTES: usize = MIB as usize;
 pub(crate) const LONG_BATCH: Duration = Duration::from_millis(10);
 /// Above this many bytes a commit goes through the write queue instead of one durable write.
 pub(crate) const DIRECT_COMMIT_BYTES: usize = 64 * KIB as usize;
+/// A ring up to this size is registered with io_uring as one buffer, the most it takes.
+pub(crate) const REGISTERED_BYTES_MAX: usize = 1 << 30;
 /// A sync is issued at the latest when this much was written since the last.
 pub(crate) const SYNC_BYTES: u64 = 2 * MIB;
 

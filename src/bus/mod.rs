@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 pub use builder::Builder;
-#[cfg(feature = "testing")]
-pub(crate) use builder::Instruments;
 
 use crate::consumer::{
     Checkpoints, Filter, Plane, Reader, Start, Status, Subscribe, Transition, stop_consumer,

@@ -19,7 +19,6 @@ pub(crate) use checkpoints::Checkpoints;
 pub(crate) use core::{Consumer, Progress};
 pub use filter::Filter;
 pub use options::{Ack, LossCause, OnPositionLost, Retry, Signal, Start};
-pub(crate) use pins::PinBudget;
 pub(crate) use plane::Plane;
 pub use reader::Reader;
 pub(crate) use state::State;

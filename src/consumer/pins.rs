@@ -38,7 +38,7 @@ pub(crate) struct Account {
 pub(crate) struct SlabPin {
     /// Dropped before the charge.
     slab: Option<Arc<Slab>>,
-    charge: Charge,
+    _charge: Charge,
 }
 
 /// Bytes charged to an account, for as long as it lives.
@@ -122,7 +122,7 @@ impl Account {
             return Ok(pin);
         }
         let charge = self.charge(self.budget.slab_bytes)?;
-        let pin = Arc::new(SlabPin { slab: Some(Arc::clone(slab)), charge });
+        let pin = Arc::new(SlabPin { slab: Some(Arc::clone(slab)), _charge: charge });
         slabs.retain(|(n, pin)| *n != number && pin.strong_count() > 0);
         slabs.push((number, Arc::downgrade(&pin)));
         Ok(pin)

@@ -129,7 +129,6 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 struct Envelope {
     magic: [u8; 8],
     version: u16,
-    crc: u32,
     required: u64,
     optional: u64,
 }
@@ -140,7 +139,6 @@ impl Envelope {
         Some(Envelope {
             magic: get(bytes, 0)?,
             version: get_u16(bytes, 8)?,
-            crc: get_u32(bytes, CRC_AT)?,
             required: get_u64(bytes, 16)?,
             optional: get_u64(bytes, 24)?,
         })

@@ -11,7 +11,6 @@ use crate::format::{
     BLOCK_HEADER_BYTES, BlockHeader, KindSet, RECORD_HEADER_BYTES, align_up, record_bytes,
     write_record_header,
 };
-use crate::limits;
 use crate::lsn::{Geometry, Lsn};
 use crate::ring::Slab;
 

@@ -170,10 +170,6 @@ impl Catalogue {
         self.lists.read().sealed.iter().take(at_most).cloned().collect()
     }
 
-    pub(crate) fn sealed_segments(&self) -> usize {
-        self.lists.read().sealed.len()
-    }
-
     /// Segments on disk that hold or may hold blocks.
     pub(crate) fn segments(&self) -> usize {
         let lists = self.lists.read();

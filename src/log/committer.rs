@@ -24,7 +24,7 @@ use crate::format::{
 };
 use crate::limits;
 use crate::lsn::Lsn;
-use crate::ring::BlockBytes;
+use crate::ring::{BlockBytes, Ring};
 use crate::sync::Clock;
 
 pub(crate) struct Committer {
@@ -46,6 +46,8 @@ struct Files {
     disk: Arc<dyn Disk>,
     lock: Arc<dyn DiskLock>,
     queue: Option<Box<dyn WriteQueue>>,
+    /// Memory that the queue registered with the kernel: fields are dropped in this order.
+    registered: Option<Arc<Ring>>,
     catalogue: Arc<Catalogue>,
     segment: Arc<OpenSegment>,
 }
@@ -82,7 +84,7 @@ impl Committer {
         (durable, chain, time_nanos): (u64, u32, u64),
         unvouched: bool,
     ) -> Committer {
-        let files = Some(Files { disk, lock, queue: None, catalogue, segment });
+        let files = Some(Files { disk, lock, queue: None, registered: None, catalogue, segment });
         Committer { files, durable, chain, time_nanos, unvouched, ..Committer::in_memory() }
     }
 
@@ -138,7 +140,7 @@ impl Committer {
     }
 
     fn pipeline(&mut self, log: &Log) -> Result<()> {
-        self.open_queue()?;
+        self.open_queue(log)?;
         loop {
             while self.queue_has_room() {
                 let Some(block) = self.take(log) else { break };
@@ -164,12 +166,19 @@ impl Committer {
         }
     }
 
-    fn open_queue(&mut self) -> Result<()> {
+    /// Sets the write queue up on the thread that will use it.
+    fn open_queue(&mut self, log: &Log) -> Result<()> {
         let files = self.files();
         if files.queue.is_none() {
-            let queue = files.disk.queue(&files.lock);
-            let queue = queue
-                .map_err(|e| Error::io("cannot set up the write queue", &files.segment.path, e))?;
+            let failed = |e| Error::io("cannot set up the write queue", &files.segment.path, e);
+            let mut queue = files.disk.queue(&files.lock).map_err(failed)?;
+            let (base, bytes) = log.ring.resident();
+            if bytes <= limits::REGISTERED_BYTES_MAX {
+                // SAFETY: the ring's own memory is never unmapped or given back while `registered`
+                // holds it, which is dropped after the queue.
+                unsafe { queue.register_buffers(base, bytes) }.map_err(failed)?;
+            }
+            files.registered = Some(Arc::clone(&log.ring));
             files.queue = Some(queue);
         }
         Ok(())

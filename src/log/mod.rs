@@ -40,9 +40,8 @@ use committer::Committer;
 use waiters::Waiters;
 
 pub(crate) use catalogue::{Catalogue, Located, Sealed};
-pub(crate) use meta::MetaFile;
 pub use recovery::Recovery;
-pub(crate) use recovery::{LogFiles, Opened, open_log};
+pub(crate) use recovery::{Opened, open_log};
 pub(crate) use retention::Retainer;
 pub(crate) use segments::Segments;
 pub use writer::{Ticket, WriteBatch, Writer};
@@ -151,10 +150,6 @@ impl Log {
             commit_seconds: metrics::histogram!("eventplane_commit_duration_seconds"),
             threads,
         })
-    }
-
-    pub(crate) fn mode(&self) -> CommitMode {
-        self.mode
     }
 
     pub(crate) fn segments(&self) -> Option<&Arc<Segments>> {
@@ -362,7 +357,8 @@ impl Log {
     }
 
     fn wait_durable(&self, sequence: u64, position: u64) -> Result<()> {
-        self.waiters.wait(sequence, |timeout| {
+        let nap = if self.threads { limits::SLEEP_MAX } else { Duration::ZERO };
+        self.waiters.wait(sequence, nap, || {
             let seen = self.ring.committed.load_seq_cst();
             if seen.position() >= position {
                 return Some(Ok(()));
@@ -374,7 +370,6 @@ impl Log {
             }
             if !self.threads {
                 self.lead_if_free();
-                *timeout = Duration::ZERO;
             }
             None
         })

@@ -100,7 +100,7 @@ impl Segments {
         self.wanted_below.fetch_max(number + 1 + limits::SEGMENTS_AHEAD, Ordering::AcqRel);
     }
 
-    /// The segment being written, as far as sealing knows.
+    #[cfg(test)]
     pub(crate) fn active(&self) -> u64 {
         self.sealed_below.load(Ordering::Acquire)
     }

@@ -82,7 +82,6 @@ impl Writer {
     ///
     /// # Panics
     /// If this thread holds a batch of the same log: that would deadlock.
-    #[must_use]
     pub fn batch(&self) -> WriteBatch<'_> {
         let log = &*self.log;
         log.assert_not_held();

@@ -20,6 +20,8 @@ pub(crate) struct Arena {
     base: NonNull<u8>,
     slab_bytes: usize,
     slabs: usize,
+    /// The first so many stay in memory for good; the rest comes and goes.
+    resident: usize,
 }
 
 // SAFETY: the arena only hands out addresses; who may touch the bytes behind them is decided by
@@ -59,11 +61,12 @@ impl Arena {
         let skip = mapping.as_ptr().align_offset(HUGE_PAGE_BYTES);
         // SAFETY: `skip` is less than a huge page, and the mapping has that much to spare.
         let base = unsafe { mapping.add(skip) };
-        let arena = Arena { mapping, mapping_bytes, base, slab_bytes, slabs };
+        let resident = prefault.min(slabs);
+        let arena = Arena { mapping, mapping_bytes, base, slab_bytes, slabs, resident };
         // SAFETY: the range lies inside the mapping. Both calls are advice: where they are refused,
         // the pages come one by one on first touch.
         unsafe {
-            let bytes = prefault.min(slabs) * slab_bytes;
+            let bytes = resident * slab_bytes;
             libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
             libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE);
         }
@@ -78,6 +81,16 @@ impl Arena {
         self.slab_bytes
     }
 
+    /// Whether the slab's memory is only lent by the system while it is used.
+    pub(crate) fn is_spare(&self, index: usize) -> bool {
+        index >= self.resident
+    }
+
+    /// Address and length of the part that stays in memory.
+    pub(crate) fn resident(&self) -> (*const u8, usize) {
+        (self.base.as_ptr(), self.resident * self.slab_bytes)
+    }
+
     pub(crate) fn base(&self, index: usize) -> NonNull<u8> {
         assert!(index < self.slabs, "slab {index} of an arena of {}", self.slabs);
         // SAFETY: the index was just checked, so the result stays inside the mapping.
@@ -89,6 +102,7 @@ impl Arena {
     /// # Safety
     /// Nobody reads or writes the slab during the call.
     pub(crate) unsafe fn give_back(&self, index: usize) {
+        debug_assert!(self.is_spare(index), "the kernel may hold this slab's pages");
         // SAFETY: the range is one slab of this mapping, owned by the caller.
         unsafe {
             libc::madvise(self.base(index).as_ptr().cast(), self.slab_bytes, libc::MADV_DONTNEED);

@@ -15,4 +15,4 @@ mod sleepers;
 pub(crate) use committed::Seen;
 pub(crate) use pool::Ring;
 pub(crate) use slab::{BlockBytes, Slab};
-pub(crate) use sleepers::{Sleeper, Sleepers};
+pub(crate) use sleepers::Sleeper;

@@ -74,6 +74,11 @@ impl Ring {
         })
     }
 
+    /// Address and length of the memory that the kernel may keep pinned for writing from.
+    pub(crate) fn resident(&self) -> (*const u8, usize) {
+        self.pool.lock().arena.resident()
+    }
+
     pub(crate) fn slots(&self) -> u64 {
         self.slots.len() as u64
     }
@@ -163,13 +168,13 @@ impl Pool {
         })
     }
 
+    /// A free slab beyond those of the ring's own memory, if more are free than are kept warm.
     fn surplus(&mut self) -> Option<Arc<Slab>> {
-        let free =
-            self.retired.iter_mut().filter_map(|slab| Arc::get_mut(slab).map(|_| ())).count();
-        if free <= WARM_SLABS {
+        let is_free = |slab: &mut Arc<Slab>| Arc::get_mut(slab).is_some();
+        if self.retired.iter_mut().filter_map(|s| is_free(s).then_some(())).count() <= WARM_SLABS {
             return None;
         }
-        let last = self.retired.iter_mut().rposition(|slab| Arc::get_mut(slab).is_some())?;
-        self.retired.remove(last)
+        let spare = self.retired.iter_mut().rposition(|slab| slab.is_spare() && is_free(slab))?;
+        self.retired.remove(spare)
     }
 }

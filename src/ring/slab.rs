@@ -53,6 +53,11 @@ impl Slab {
         unsafe { self.arena.give_back(self.index) }
     }
 
+    /// Whether its memory is only lent while it is used.
+    pub(crate) fn is_spare(&self) -> bool {
+        self.arena.is_spare(self.index)
+    }
+
     pub(crate) fn number(&self) -> u64 {
         self.number
     }

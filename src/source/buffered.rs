@@ -55,10 +55,6 @@ impl Buffered {
         }
     }
 
-    pub(crate) fn is_paced(&self) -> bool {
-        self.paced
-    }
-
     pub(crate) fn covers(&self, position: u64) -> bool {
         self.geometry.segment_of(position) == self.footer.number
     }

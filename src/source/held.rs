@@ -14,7 +14,7 @@ pub(crate) enum Held {
     None,
     Hot(Hot),
     Mapped(Mapped),
-    Buffered(Buffered),
+    Buffered(Box<Buffered>),
 }
 
 /// Where bytes are to come from by the rule of the tier.
@@ -158,7 +158,7 @@ fn open(supply: Supply<'_>, want: Want, position: u64) -> Result<Result<Held, Br
         return Err(Error::new(ErrorKind::MissingSegment, what));
     };
     let held = match want {
-        Want::Cold => replay.cold(&sealed).map(Held::Buffered),
+        Want::Cold => replay.cold(&sealed).map(|buffered| Held::Buffered(Box::new(buffered))),
         _ => replay.catch_up(&sealed, position).map(|catch_up| match catch_up {
             CatchUp::Mapped(mapped) => Held::Mapped(mapped),
             CatchUp::Buffered(buffered) => Held::Buffered(buffered),

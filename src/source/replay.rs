@@ -68,14 +68,14 @@ impl Replay {
     /// A reader of the shared mapping, or of a buffer where mappings are not wanted or not to be
     /// had.
     pub(crate) fn catch_up(&self, sealed: &Sealed, position: u64) -> Result<CatchUp> {
-        if self.mode == ReadMode::Map {
-            if let Some(shared) = self.shared(sealed)? {
-                return Ok(CatchUp::Mapped(Mapped::new(shared, position, self.readahead_bytes)));
-            }
+        let shared = if self.mode == ReadMode::Map { self.shared(sealed)? } else { None };
+        if let Some(shared) = shared {
+            return Ok(CatchUp::Mapped(Mapped::new(shared, position, self.readahead_bytes)));
         }
         let footer = self.footer(sealed)?;
         let file = (self.open_file(sealed, false)?, sealed.path.clone());
-        Ok(CatchUp::Buffered(Buffered::new(file, self.geometry, footer, &self.cold, false)))
+        let buffered = Buffered::new(file, self.geometry, footer, &self.cold, false);
+        Ok(CatchUp::Buffered(Box::new(buffered)))
     }
 
     fn shared(&self, sealed: &Sealed) -> Result<Option<Arc<Shared>>> {
@@ -127,7 +127,7 @@ impl Replay {
 /// What the catch-up tier reads from.
 pub(crate) enum CatchUp {
     Mapped(Mapped),
-    Buffered(Buffered),
+    Buffered(Box<Buffered>),
 }
 
 fn read_footer(
