@@ -20,6 +20,9 @@ use eventplane::{Ack, Batch, Bus, Start};
 /// One run of something: how long it took for how many units.
 type Run = Box<dyn FnMut() -> (Duration, u64)>;
 
+/// Measures and prints for about so many seconds.
+type Bench = fn(u64);
+
 /// Ours and what it is compared to, in turn, for about `seconds`.
 fn compare(name: &str, unit: &str, mut ours: Run, other: &str, mut theirs: Run, seconds: u64) {
     let begun = Instant::now();
@@ -208,7 +211,7 @@ fn main() {
             name => wanted = Some(name.to_owned()),
         }
     }
-    let benches: [(&str, fn(u64)); 8] = [
+    let benches: [(&str, Bench); 8] = [
         ("append", append),
         ("commit", commit),
         ("hot", hot),

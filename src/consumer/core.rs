@@ -546,11 +546,10 @@ impl Consumer {
     pub(crate) fn end(&mut self) {
         self.held = Held::None;
         let (plane, state) = (&self.plane, &self.state);
-        if state.durable_name {
-            if let Err(error) = plane.flush_checkpoints() {
-                let consumer = &*state.name;
-                tracing::warn!(consumer, %error, "the last checkpoint was not stored");
-            }
+        let stored = if state.durable_name { plane.flush_checkpoints() } else { Ok(()) };
+        if let Err(error) = stored {
+            let consumer = &*state.name;
+            tracing::warn!(consumer, %error, "the last checkpoint was not stored");
         }
         plane.leave(state);
         state.control(|control| control.finished = true);

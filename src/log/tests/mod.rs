@@ -164,7 +164,7 @@ impl Bed {
 struct Rig {
     log: Arc<Log>,
     segments: Arc<Segments>,
-    files: Arc<LogFiles>,
+    files: Arc<crate::log::recovery::LogFiles>,
     recovery: Recovery,
     running: Option<Running>,
 }
@@ -255,7 +255,7 @@ impl Rig {
             match (sealed, hot) {
                 (Some(sealed), hot) if tier != Tier::Hot || hot.is_none() => {
                     let mut from = match tier {
-                        Tier::Cold => CatchUp::Buffered(replay.cold(&sealed)?),
+                        Tier::Cold => CatchUp::Buffered(Box::new(replay.cold(&sealed)?)),
                         _ => replay.catch_up(&sealed, cursor.block)?,
                     };
                     read_sealed(&mut from, &mut cursor, log.geometry, &mut records)?;
