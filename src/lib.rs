@@ -53,6 +53,7 @@
 //! with units) and to [`tracing`](https://docs.rs/tracing), nothing per record; install any
 //! recorder and subscriber. [`Bus::consumers`] and [`Bus::transitions`] tell the same without them.
 #![deny(missing_docs)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 // In the order of the data flow: a module imports only from those above it.
 mod lsn;

@@ -62,6 +62,8 @@ pub(crate) const CATCHUP_WINDOW_BYTES: u64 = GIB;
 pub(crate) const CATCHUP_WINDOW_RINGS_MIN: u64 = 2;
 pub(crate) const READAHEAD_BYTES: u64 = 4 * MIB;
 pub(crate) const READAHEAD_BYTES_MIN: u64 = 64 * KIB;
+/// The first read of a segment; each doubles, up to the read-ahead or the buffer.
+pub(crate) const FIRST_READ_BYTES: u64 = 256 * KIB;
 pub(crate) const BATCH_RECORDS_MAX: usize = 1024;
 pub(crate) const BATCH_BYTES_MAX: usize = MIB as usize;
 pub(crate) const TICK: Duration = Duration::from_millis(10);

@@ -104,7 +104,7 @@ impl Fault {
     }
 }
 
-/// The plan of a [`FaultyDisk`]; clones share it.
+/// What goes wrong on a disk, and when; clones share the plan.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     shared: Arc<Shared>,

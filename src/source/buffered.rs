@@ -24,6 +24,8 @@ pub(crate) struct Buffered {
     /// Offset in the segment of the buffer's first byte, and how many bytes it holds.
     from: u64,
     len: usize,
+    /// How much to read next: little at first, so that the first record comes soon.
+    step: usize,
     /// Offset of the page being read.
     at: u64,
     /// Blocks below this offset were verified in this buffer.
@@ -50,6 +52,7 @@ impl Buffered {
             paced,
             from: 0,
             len: 0,
+            step: limits::FIRST_READ_BYTES as usize,
             at: 0,
             verified: 0,
         }
@@ -83,7 +86,7 @@ impl Buffered {
         // What is there of the block moves to the front, so that nothing is read twice.
         let kept =
             if self.holds(offset) { (self.from + self.len as u64 - offset) as usize } else { 0 };
-        let want = ((end - offset) as usize).min(self.buffer.bytes().len());
+        let want = ((end - offset) as usize).min(self.buffer.bytes().len()).min(kept + self.step);
         if want <= kept {
             return Err(Error::new(ErrorKind::Corrupt, "a block reaches over its slab's end")
                 .at_path(&self.path)
@@ -125,6 +128,7 @@ impl Buffered {
             let _ = self.file.drop_cache(0, behind);
         }
         self.len = want;
+        self.step = (2 * self.step).min(self.buffer.bytes().len());
         Ok(Fetch::Ready)
     }
 

@@ -16,10 +16,8 @@ use super::{Fetch, Window};
 use crate::disk::DiskFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Footer, PAGE_BYTES, verify_block};
+use crate::limits;
 use crate::lsn::Geometry;
-
-/// The first step of population; it doubles up to the read-ahead.
-const STEP_BYTES_MIN: u64 = 256 * 1024;
 
 /// One mapping, with what its readers share.
 pub(crate) struct Shared {
@@ -175,7 +173,7 @@ impl Mapped {
     pub(crate) fn new(shared: Arc<Shared>, position: u64, readahead_bytes: u64) -> Mapped {
         let at = shared.geometry.segment_offset(position);
         let id = shared.enter(at);
-        let step = STEP_BYTES_MIN.min(readahead_bytes);
+        let step = limits::FIRST_READ_BYTES.min(readahead_bytes);
         Mapped { shared, id, at, populated: at, step, readahead_bytes }
     }
 
