@@ -35,7 +35,8 @@ pub struct Info {
     pub segments: u64,
     /// Size of all segment files in bytes.
     pub bytes: u64,
-    /// Everything in it is vouched for: it was closed, or idle when its process ended.
+    /// Everything in it is vouched for by a later block: it was closed, or idle when its process
+    /// ended. (Where a last block leaves no room for that block, it is not, even if closed.)
     pub clean: bool,
     /// Bytes of a torn write behind the last record, never acknowledged.
     pub torn_bytes: u64,

@@ -37,6 +37,8 @@ mod judge;
 mod repair;
 mod scan;
 mod side;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::ops::ControlFlow;
 
 use eventplane::offline::LogDir;
+use eventplane::testing::ManualClock;
 use eventplane::{Ack, Batch, Builder, Bus, Error, Lsn, Start};
 use tempfile::TempDir;
 
@@ -83,11 +84,22 @@ impl Sample {
         Sample::build(records, builder(), |_| {})
     }
 
+    /// Records with kind 1, 2, ... and key 10, 20, ... and these payloads.
+    pub(crate) fn small(payloads: &[&[u8]]) -> Sample {
+        Sample::build(0, builder(), |bus| {
+            for (i, payload) in payloads.iter().enumerate() {
+                let kind = i as u16 + 1;
+                bus.writer().append(kind, u64::from(kind) * 10, payload).unwrap();
+            }
+        })
+    }
+
     /// As a process that was killed leaves it: no watermark behind the last block.
     pub(crate) fn unclosed(records: u64) -> Sample {
         let temporary = tempfile::tempdir().unwrap();
         let (dir, copy) = (temporary.path().join("log"), temporary.path().join("copy"));
-        let bus = builder().watermark_idle(Duration::from_secs(3600)).open(&dir).unwrap();
+        // Without threads nothing moves while it is copied, and no time passes for a watermark.
+        let bus = builder().manual(&ManualClock::default()).open(&dir).unwrap();
         let records = append(&bus, 1..=records);
         copy_tree(&dir, &copy);
         bus.close().unwrap();
@@ -103,10 +115,10 @@ impl Sample {
         })
     }
 
-    /// A copy of one that was made before.
+    /// A copy of one that was made before. Its last block has room for a watermark behind it.
     pub(crate) fn shared() -> Sample {
         static MADE: std::sync::OnceLock<Sample> = std::sync::OnceLock::new();
-        let made = MADE.get_or_init(|| Sample::new(40));
+        let made = MADE.get_or_init(|| Sample::new(41));
         let temporary = tempfile::tempdir().unwrap();
         let dir = temporary.path().join("log");
         copy_tree(&made.dir, &dir);

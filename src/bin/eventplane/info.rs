@@ -45,7 +45,9 @@ pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
         "end",
         match (info.torn_bytes, info.clean) {
             (_, true) => "clean".to_owned(),
-            (0, false) => "not closed; the last records are vouched for by no later block".into(),
+            (0, false) => {
+                "no later block vouches for the last records: not closed, or no room for one".into()
+            }
             (torn, false) => format!("{torn} bytes of a torn write that was never acknowledged"),
         },
     )?;
