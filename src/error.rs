@@ -127,6 +127,11 @@ impl Error {
         self.edit(|e| e.todo = Some(todo))
     }
 
+    /// Without the advice, where the caller is what it advises.
+    pub(crate) fn plain(self) -> Error {
+        self.edit(|e| e.todo = None)
+    }
+
     pub(crate) fn because(
         self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -69,6 +69,7 @@ mod ring;
 mod log;
 mod source;
 mod consumer;
+pub mod offline;
 mod supervisor;
 mod bus;
 #[cfg(feature = "testing")]

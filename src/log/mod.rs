@@ -43,7 +43,9 @@ pub(crate) use catalogue::{Catalogue, Located, Sealed};
 pub use recovery::Recovery;
 pub(crate) use recovery::{Opened, open_log};
 pub(crate) use retention::Retainer;
-pub(crate) use segments::Segments;
+pub(crate) use segments::{Segments, random_u64, segment_path};
+pub(crate) use survey::{Found, Survey};
+pub(crate) use walk::{Chain, Walker, kinds_of};
 pub use writer::{Ticket, WriteBatch, Writer};
 
 /// How commits come to be visible.

@@ -33,7 +33,7 @@ impl Chain {
         header.prev_crc == self.crc && header.first_lsn == self.next_lsn
     }
 
-    fn follow(&mut self, header: &BlockHeader) {
+    pub(crate) fn follow(&mut self, header: &BlockHeader) {
         self.next_lsn += u64::from(header.records);
         self.crc = header.crc;
         self.time_nanos = self.time_nanos.max(header.time_nanos);
@@ -87,7 +87,7 @@ impl Walker<'_> {
         AlignedBuf::zeroed(self.geometry.slab_bytes as usize)
     }
 
-    fn read_slab(&self, slab: u64, buffer: &mut AlignedBuf) -> Result<()> {
+    pub(crate) fn read_slab(&self, slab: u64, buffer: &mut AlignedBuf) -> Result<()> {
         let offset = self.geometry.segment_offset(self.geometry.slab_start(slab));
         let failed =
             |e| Error::io("cannot read a segment", self.path, e).at_segment(self.number, offset);
@@ -239,7 +239,7 @@ impl Walker<'_> {
     }
 }
 
-fn kinds_of(body: &[u8]) -> KindSet {
+pub(crate) fn kinds_of(body: &[u8]) -> KindSet {
     let mut kinds = KindSet::default();
     let mut offset = 0;
     while let Some((record, next)) = read_record(body, offset) {
