@@ -40,6 +40,7 @@ use committer::Committer;
 use waiters::Waiters;
 
 pub(crate) use catalogue::{Catalogue, Located, Sealed};
+pub(crate) use meta::MetaFile;
 pub use recovery::Recovery;
 pub(crate) use recovery::{Opened, open_log};
 pub(crate) use retention::Retainer;
