@@ -105,6 +105,7 @@ impl KindSet {
         self.0[word] |= bit;
     }
 
+    #[cfg(test)]
     pub(crate) fn may_contain(&self, kind: u16) -> bool {
         let (word, bit) = Self::place(kind);
         self.0[word] & bit != 0

@@ -20,7 +20,6 @@ pub(crate) struct OpenSegment {
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) salt: u64,
     pub(crate) bytes: u64,
-    pub(crate) first_lsn: u64,
     index: Mutex<FooterBuilder>,
 }
 
@@ -34,7 +33,7 @@ impl OpenSegment {
         let slabs = geometry.slabs_per_segment();
         let index = FooterBuilder::new(number, salt, slabs, geometry.slab_bytes, first_lsn)
             .continuing(prev_crc);
-        OpenSegment::with_index(geometry, (number, path, file), salt, first_lsn, index)
+        OpenSegment::with_index(geometry, (number, path, file), salt, index)
     }
 
     /// With the index that recovery built.
@@ -42,11 +41,10 @@ impl OpenSegment {
         geometry: &Geometry,
         (number, path, file): (u64, PathBuf, Arc<dyn DiskFile>),
         salt: u64,
-        first_lsn: u64,
         index: FooterBuilder,
     ) -> OpenSegment {
         let bytes = geometry.segment_bytes;
-        OpenSegment { number, path, file, salt, bytes, first_lsn, index: Mutex::new(index) }
+        OpenSegment { number, path, file, salt, bytes, index: Mutex::new(index) }
     }
 
     /// A block is durable. `end` is the position behind its padding.
@@ -81,7 +79,6 @@ pub(crate) struct Sealed {
     pub(crate) first_lsn: u64,
     pub(crate) last_lsn: u64,
     pub(crate) last_time_nanos: u64,
-    pub(crate) first_time_nanos: u64,
 }
 
 impl Sealed {
@@ -92,7 +89,6 @@ impl Sealed {
             salt: footer.salt,
             first_lsn: footer.first_lsn,
             last_lsn: footer.last_lsn,
-            first_time_nanos: footer.first_time_nanos,
             last_time_nanos: footer.last_time_nanos,
         }
     }

@@ -268,9 +268,8 @@ impl<'a> Recoverer<'a> {
     }
 
     fn open_segment(&self, found: Found, file: Arc<dyn DiskFile>, walked: Walked) -> OpenSegment {
-        let first_lsn = walked.chain.next_lsn - walked.records;
         let place = (found.number, found.path, file);
-        OpenSegment::with_index(&self.geometry, place, found.salt, first_lsn, walked.index)
+        OpenSegment::with_index(&self.geometry, place, found.salt, walked.index)
     }
 
     fn corrupt(&self, tail: &Tail, what: &str, last_lsn: u64) -> Error {
