@@ -1,10 +1,9 @@
 //! Opening a log: what is there, whether it is whole, where to go on.
 //!
 //! Recovery believes checksums and chains, never lengths or times, and never guesses: what was
-//! acknowledged is there afterwards, or `open` fails naming what is damaged, and nothing on
-//! disk has
-//! changed: first everything is read and judged, then what is to be done is done. It may run any
-//! number of times, also over its own half-done work.
+//! acknowledged is there afterwards, or `open` fails naming what is damaged, and nothing on disk
+//! has changed: first everything is read and judged, then what is to be done is done. It may run
+//! any number of times, also over its own half-done work.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

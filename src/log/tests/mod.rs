@@ -19,7 +19,7 @@ use crate::disk::{Backend, Disk, Faults, FaultyDisk, RealDisk};
 use crate::format::PAGE_BYTES;
 use crate::options::ReadMode;
 use crate::source::{
-    CatchUp, Cold, Cursor, Fetch, Hot, PageLimits, Replay, RunIter, Scan, Select, Window, scan,
+    CatchUp, Cold, Cursor, Fetch, Hot, PageLimits, Replay, RunIter, Select, Window, scan,
 };
 
 const SLAB: u64 = 64 << 10;
