@@ -208,7 +208,10 @@ impl Appender {
             self.enter_next_slab();
         }
         let to = self.block_start + BLOCK_HEADER_BYTES;
-        if from.number() == self.current.number() {
+        if bytes == 0 {
+            // An empty batch: nothing moves. It may stand behind a slab that is full to the last
+            // byte, where no range is left to form.
+        } else if from.number() == self.current.number() {
             // SAFETY: both ranges lie in the batch's part of the slab or behind it, which is ours
             // under the append lock; the padding of the block just closed is zeroed by the
             // committer, which cannot take it before the lock is released.
