@@ -228,7 +228,8 @@ impl Log {
 
     /// Lets the committer thread take what is pending. Returns whether it has to be woken.
     fn hand_over(&self, appender: &mut Appender) -> bool {
-        if appender.role == Role::Free && appender.has_work() {
+        // Without threads nobody would take it over: whoever waits does the work.
+        if self.threads && appender.role == Role::Free && appender.has_work() {
             appender.role = Role::Handed;
         }
         // Deferred, the thread that has the role sleeps through the interval.
