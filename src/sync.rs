@@ -114,14 +114,16 @@ impl Event {
         timeout: Duration,
         mut look: impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        let deadline = Instant::now() + timeout;
+        // `None` is never: a time-out too long for the clock.
+        let deadline = Instant::now().checked_add(timeout);
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let answer = loop {
             let seen = self.word.read();
             if let Some(answer) = look() {
                 break Some(answer);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left =
+                deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 break None;
             }

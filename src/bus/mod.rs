@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 pub use builder::Builder;
 
 use crate::consumer::{
-    Checkpoints, Filter, Plane, Reader, Start, Status, Subscribe, Transition, stop_consumer,
+    Checkpoints, Filter, Plane, Reader, Start, Status, Subscribe, Transition, in_callback_of,
+    stop_consumer,
 };
 #[cfg(feature = "testing")]
 use crate::disk::FaultyDisk;
@@ -292,17 +293,27 @@ impl Bus {
     }
 
     fn stop_consumers(&self, deadline: Duration) -> Result<()> {
-        let until = Instant::now() + deadline;
+        let until = Instant::now().checked_add(deadline);
         let consumers = self.plane.consumers();
         for state in &consumers {
             state.order(|control| control.stop = true);
         }
         let mut late = Vec::new();
+        let mut own = None;
         for state in consumers.iter().filter(|state| state.durable_name) {
-            let left = until.saturating_duration_since(Instant::now());
+            if in_callback_of(state) {
+                own = Some(&state.name);
+                continue;
+            }
+            let left = until.map_or(deadline, |at| at.saturating_duration_since(Instant::now()));
             if stop_consumer(state, left).is_err() {
                 late.push(state.name.clone());
             }
+        }
+        if let Some(name) = own {
+            let what = format!("the bus is closed from the callback of {name:?}");
+            return Err(Error::new(ErrorKind::WouldDeadlock, what)
+                .advise("it ends when the callback returns, and its last checkpoint is lost"));
         }
         if late.is_empty() {
             return Ok(());
@@ -330,6 +341,7 @@ impl Bus {
         for thread in threads.others.drain(..) {
             join(Some(thread));
         }
+        self.plane.checkpoints.release_files();
         if let Some(retainer) = &self.plane.retainer {
             retainer.release_files();
         }

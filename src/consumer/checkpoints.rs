@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -16,6 +17,8 @@ use crate::lsn::Lsn;
 pub(crate) struct Checkpoints {
     file: Option<File>,
     stored: Mutex<BTreeMap<String, Lsn>>,
+    /// The directory was given back: it may be another bus's. Changes only under `stored`.
+    released: AtomicBool,
     /// Names found in a file of another log or another generation of this one. It is kept aside, so
     /// that those consumers are refused until somebody says where they start.
     foreign: BTreeMap<String, Error>,
@@ -34,7 +37,7 @@ const TEMPORARY_NAME: &str = "checkpoints.tmp";
 
 impl Checkpoints {
     pub(crate) fn in_memory() -> Checkpoints {
-        Checkpoints { file: None, stored: Mutex::default(), foreign: BTreeMap::new() }
+        Checkpoints::new(None, BTreeMap::new(), BTreeMap::new())
     }
 
     pub(crate) fn open(
@@ -62,7 +65,23 @@ impl Checkpoints {
                 .advise("subscribe with `start_at` to say where it starts in this log");
             foreign.extend(found.entries.into_iter().map(|e| (e.name, error.clone())));
         }
-        Ok(Checkpoints { file: Some(file), stored: Mutex::new(stored), foreign })
+        Ok(Checkpoints::new(Some(file), stored, foreign))
+    }
+
+    fn new(
+        file: Option<File>,
+        stored: BTreeMap<String, Lsn>,
+        foreign: BTreeMap<String, Error>,
+    ) -> Checkpoints {
+        let (stored, released) = (Mutex::new(stored), AtomicBool::new(false));
+        Checkpoints { file, stored, released, foreign }
+    }
+
+    /// After the end: a consumer whose callback returns late must not write to a directory that
+    /// another bus may have opened.
+    pub(crate) fn release_files(&self) {
+        let _unchanging = self.stored.lock();
+        self.released.store(true, Ordering::Relaxed);
     }
 
     /// The stored checkpoint; an error if it is one of another log, or lies beyond the end.
@@ -84,11 +103,16 @@ impl Checkpoints {
         self.stored.lock().values().min().copied()
     }
 
-    /// Stores new values durably; does nothing if none of them changed.
-    pub(crate) fn store(&self, values: impl IntoIterator<Item = (String, Lsn)>) -> Result<()> {
+    /// Stores a new value durably; does nothing if it is the stored one.
+    pub(crate) fn store(&self, name: String, lsn: Lsn) -> Result<()> {
+        self.store_now(|| vec![(name, lsn)])
+    }
+
+    /// As `store`, of what `look` finds when nobody else is storing.
+    pub(crate) fn store_now(&self, look: impl FnOnce() -> Vec<(String, Lsn)>) -> Result<()> {
         self.change(|stored| {
             let mut changed = false;
-            for (name, lsn) in values {
+            for (name, lsn) in look() {
                 changed |= stored.insert(name, lsn) != Some(lsn);
             }
             changed
@@ -112,6 +136,10 @@ impl Checkpoints {
         let mut next = stored.clone();
         if !change(&mut next) {
             return Ok(());
+        }
+        if self.released.load(Ordering::Relaxed) {
+            let what = "the bus is closed: checkpoints can no longer be stored";
+            return Err(Error::new(ErrorKind::Closed, what));
         }
         if let Some(file) = &self.file {
             file.replace(&next)?;

@@ -9,6 +9,7 @@ use std::cell::{Cell, OnceCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use super::batch::{Batch, Lender};
@@ -17,11 +18,14 @@ use super::options::{Ack, LossCause, OnPositionLost, Retry, Signal};
 use super::plane::Plane;
 use super::state::{Activity, State};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::RawRecord;
 use crate::limits;
 use crate::lsn::Lsn;
 use crate::policy::Phase;
 use crate::ring::Seen;
-use crate::source::{Brought, Cursor, Held, PageLimits, RunIter, Scan, Want, scan};
+use crate::source::{
+    Brought, Cursor, Held, PageLimits, RunIter, Scan, Select as _, Want, scan as read,
+};
 use crate::sync::nanos;
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -34,6 +38,15 @@ thread_local! {
 /// Whether this thread is in a callback of the consumer: then waiting for it would never end.
 pub(crate) fn in_callback_of(state: &State) -> bool {
     IN_CALLBACK.get() == state.id
+}
+
+/// Runs a callback of the consumer. One inside of another, such as a reader's in a subscriber's,
+/// does not end that one.
+fn call<T>(state: &State, callback: impl FnOnce() -> T) -> thread::Result<T> {
+    let outer = IN_CALLBACK.replace(state.id);
+    let outcome = catch_unwind(AssertUnwindSafe(callback));
+    IN_CALLBACK.set(outer);
+    outcome
 }
 
 /// Where deliveries and signals go.
@@ -163,11 +176,11 @@ impl Consumer {
             if let Some((cursor, epoch)) = control.seek.take() {
                 self.cursor = cursor;
                 self.held = Held::None;
+                self.singly_through = Lsn::ZERO;
                 control.retry = true;
                 state.apply_seek(&cursor, epoch);
             }
             if std::mem::take(&mut control.retry) {
-                control.parked = None;
                 (self.attempts, self.read_failures, self.not_before) = (0, 0, 0);
                 state.retries.store(0, Ordering::Relaxed);
             }
@@ -217,10 +230,7 @@ impl Consumer {
     }
 
     fn tell(&mut self, signal: &Signal, subscriber: &mut dyn Subscriber) {
-        IN_CALLBACK.set(self.state.id);
-        let outcome = catch_unwind(AssertUnwindSafe(|| subscriber.signal(signal)));
-        IN_CALLBACK.set(0);
-        if let Err(panic) = outcome {
+        if let Err(panic) = call(&self.state, || subscriber.signal(signal)) {
             self.state.failures.fetch_add(1, Ordering::Relaxed);
             let (consumer, panic) = (&*self.state.name, panic_text(&*panic));
             tracing::warn!(consumer, ?signal, panic, "a signal hook panicked");
@@ -245,7 +255,7 @@ impl Consumer {
             Err(brought) => return Ok(self.without_bytes(brought, seen, subscriber)),
         };
         self.read_failures = 0;
-        self.held.passed(scan.to.block);
+        self.held.passed(&scan.to);
         self.count(&scan, begun);
         if scan.matched == 0 {
             self.cursor = scan.to;
@@ -275,7 +285,7 @@ impl Consumer {
             let window = self.held.window(geometry);
             let held = &self.held;
             let check = |position, block: &[u8]| held.verify(position, block);
-            let scan = scan(window, self.cursor, &self.filter, limits, check)?;
+            let scan = read(window, self.cursor, &self.filter, limits, check)?;
             if scan.to != self.cursor {
                 return Ok(Ok(scan));
             }
@@ -311,9 +321,7 @@ impl Consumer {
             state.metrics.delivery_seconds.record(Duration::from_nanos(waited));
             state.last_time_nanos.store(time_nanos, Ordering::Relaxed);
             state.in_callback.store(true, Ordering::Relaxed);
-            IN_CALLBACK.set(state.id);
-            let outcome = catch_unwind(AssertUnwindSafe(|| subscriber.deliver(batch)));
-            IN_CALLBACK.set(0);
+            let outcome = call(state, || subscriber.deliver(batch));
             state.in_callback.store(false, Ordering::Relaxed);
             let took = clock.now().saturating_sub(begun);
             state.metrics.callback_seconds.record(Duration::from_nanos(took));
@@ -350,8 +358,10 @@ impl Consumer {
                     let delay = self.next_delay();
                     return self.back_off(delay);
                 }
-                let done = lsn.get() + 1 - scan.from.next_lsn.get();
-                self.processed(Cursor::seeking(scan.from.block, lsn.next()), done);
+                match self.part(scan, lsn) {
+                    Ok((to, records)) => self.processed(to, records),
+                    Err(error) => return self.read_failed(error, subscriber),
+                }
                 self.advanced(seen, subscriber);
             }
             Ok(Ack::RetryAfter(delay)) => return self.back_off(nanos(delay)),
@@ -362,6 +372,20 @@ impl Consumer {
             Err(failure) => return self.failed(scan, failure, seen, subscriber),
         }
         Progress::Moved
+    }
+
+    /// The cursor behind `last`, which the scan passed, and how many records of the batch are
+    /// before it. Walks what is acknowledged, no more: acknowledging one by one stays linear.
+    fn part(&self, scan: &Scan, last: Lsn) -> Result<(Cursor, u64)> {
+        let window = self.held.window(&self.plane.log.geometry);
+        let records = (last.next().get() - scan.from.next_lsn.get()) as usize;
+        let limits = PageLimits { records, bytes: usize::MAX };
+        let part = read(window, scan.from, &Filter::all(), limits, |_, _| Ok(()))?;
+        self.state.walked.fetch_add(part.walked, Ordering::Relaxed);
+        let matches = |(_, _, raw): &(Lsn, u64, RawRecord<'_>)| {
+            self.filter.all() || self.filter.matches(raw.kind, raw.key)
+        };
+        Ok((part.to, RunIter::new(window, &part).filter(matches).count() as u64))
     }
 
     /// The cursor moves over records that the subscriber is done with.
@@ -388,12 +412,14 @@ impl Consumer {
             return;
         }
         self.caught_up_in = Some(self.tier_epoch);
-        let newly = !std::mem::replace(&mut self.state.tiering.lock().caught_up, true);
-        if newly {
-            // Transitions decided before come first, so that signals alternate.
-            self.tell_signals(subscriber);
+        let mut tiering = self.state.tiering.lock();
+        if !std::mem::replace(&mut tiering.caught_up, true) {
+            // Queued under the lock that transitions are made under: so signals are told in the
+            // order of what they tell, and alternate.
             let lsn = self.cursor.next_lsn.previous();
-            self.tell(&Signal::CaughtUp { lsn }, subscriber);
+            self.state.signals.lock().push_back(Signal::CaughtUp { lsn });
+            drop(tiering);
+            self.tell_signals(subscriber);
         }
     }
 
@@ -440,11 +466,7 @@ impl Consumer {
         }
         if subscriber.takes_dead_letters() {
             let taken = self.with_batch(scan, |state, batch, _| {
-                IN_CALLBACK.set(state.id);
-                let taken = AssertUnwindSafe(|| subscriber.dead_letter(batch, &failure));
-                let taken = catch_unwind(taken).unwrap_or(false);
-                IN_CALLBACK.set(0);
-                taken
+                call(state, || subscriber.dead_letter(batch, &failure)).unwrap_or(false)
             });
             if taken {
                 self.processed(scan.to, 0);
@@ -537,7 +559,13 @@ impl Consumer {
         self.held = Held::None;
         self.state.set_activity(Activity::Parked);
         self.tell(&Signal::Parked { lsn, error: error.clone() }, subscriber);
-        self.state.control(|control| control.parked = Some(error));
+        self.state.control(|control| {
+            // Who has ordered to go on meanwhile, perhaps on that very signal, must not be told
+            // that it is parked.
+            if !control.retry && control.seek.is_none() {
+                control.parked = Some(error);
+            }
+        });
         self.state.changed.notify();
         Progress::Waiting
     }

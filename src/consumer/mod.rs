@@ -15,6 +15,7 @@ mod reader;
 
 pub use batch::{Batch, BatchIter, OwnedRecord, Record};
 pub(crate) use checkpoints::Checkpoints;
+pub(crate) use core::in_callback_of;
 #[cfg(feature = "testing")]
 pub(crate) use core::{Consumer, Progress};
 pub use filter::Filter;

@@ -107,14 +107,13 @@ impl Plane {
 
     /// Stores the checkpoints of all named consumers.
     pub(crate) fn flush_checkpoints(&self) -> Result<()> {
-        let named: Vec<_> = self
-            .consumers
-            .lock()
-            .iter()
-            .filter(|state| state.durable_name)
-            .map(|state| (state.name.clone(), state.processed()))
-            .collect();
-        self.checkpoints.store(named)
+        // Looked at under the checkpoints' lock: else a late store of an early look would take a
+        // checkpoint back, for good if the consumer has left in between.
+        self.checkpoints.store_now(|| {
+            let consumers = self.consumers.lock();
+            let named = consumers.iter().filter(|state| state.durable_name);
+            named.map(|state| (state.name.clone(), state.processed())).collect()
+        })
     }
 
     // ---- transitions -----------------------------------------------------------------------
@@ -144,8 +143,8 @@ impl Plane {
         let geometry = &self.log.geometry;
         match &self.replay {
             Some(replay) => {
-                let lsn = replay.catalogue.first_lsn();
-                Cursor::seeking(replay.catalogue.log_start() + geometry.head_bytes, lsn)
+                let (log_start, lsn) = replay.catalogue.start();
+                Cursor::seeking(log_start + geometry.head_bytes, lsn)
             }
             None => self.earliest_in_ring(),
         }

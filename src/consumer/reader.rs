@@ -11,7 +11,7 @@ use super::core::{Consumer, ConsumerOptions, Failure, Progress, Subscriber};
 use super::filter::Filter;
 use super::options::{Ack, OnPositionLost, Retry, Start};
 use super::plane::Plane;
-use super::state::Status;
+use super::state::{Activity, Status};
 use super::subscription::{READER_PREFIX, enter};
 use super::thread::rest;
 use crate::error::{Error, ErrorKind, Result};
@@ -79,7 +79,7 @@ impl Reader {
     /// the last record of a failed log; [`ErrorKind::Corrupt`] or [`ErrorKind::Io`] if the log
     /// cannot be read.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<OwnedRecord>> {
-        self.next_within(Some(Instant::now() + timeout))
+        self.next_within(Instant::now().checked_add(timeout))
     }
 
     /// How it is doing.
@@ -89,6 +89,16 @@ impl Reader {
     }
 
     fn next_within(&mut self, deadline: Option<Instant>) -> Result<Option<OwnedRecord>> {
+        if let Some(record) = self.ready.0.pop_front() {
+            return Ok(Some(record));
+        }
+        let outcome = self.pull(deadline);
+        // However long the owner takes until the next call, that is no stall.
+        self.consumer.state().set_activity(Activity::Unpolled);
+        outcome
+    }
+
+    fn pull(&mut self, deadline: Option<Instant>) -> Result<Option<OwnedRecord>> {
         loop {
             if let Some(record) = self.ready.0.pop_front() {
                 return Ok(Some(record));

@@ -27,6 +27,8 @@ pub(crate) enum Activity {
     /// Waits until it may try again.
     Retrying,
     Parked,
+    /// A reader between two calls: nobody waits for what it has not read.
+    Unpolled,
 }
 
 /// What others want of it. Changed under the lock; the epoch tells the consumer to look.
@@ -168,7 +170,8 @@ impl State {
             0 => Activity::Running,
             1 => Activity::Paused,
             2 => Activity::Retrying,
-            _ => Activity::Parked,
+            3 => Activity::Parked,
+            _ => Activity::Unpolled,
         }
     }
 

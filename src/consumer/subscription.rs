@@ -183,8 +183,8 @@ fn begin(
     };
     let consumer = enter(plane, name, true, cursor, options)?;
     let (plane, state) = (consumer.plane(), consumer.state());
-    let first = (state.name.clone(), cursor.next_lsn.previous());
-    if let Err(error) = plane.checkpoints.store([first]) {
+    let first = cursor.next_lsn.previous();
+    if let Err(error) = plane.checkpoints.store(state.name.clone(), first) {
         plane.leave(state);
         return Err(error);
     }
@@ -272,6 +272,7 @@ impl Subscription {
         self.state.order(|control| {
             control.paused = false;
             control.retry = true;
+            control.parked = None;
         });
     }
 
@@ -289,6 +290,7 @@ impl Subscription {
                 return Err(self.stopped());
             }
             control.seeks += 1;
+            control.parked = None;
             control.seek = Some((cursor, control.seeks));
             Ok(())
         })
@@ -358,8 +360,7 @@ impl Subscription {
         };
         // The thread has nothing left to do; panics of the callback are caught long before.
         let _ = thread.join();
-        let last = (self.state.name.clone(), self.state.processed());
-        self.plane.checkpoints.store([last])
+        self.plane.checkpoints.store(self.state.name.clone(), self.state.processed())
     }
 
     #[cfg(feature = "testing")]

@@ -115,7 +115,9 @@ impl Plane {
         let committed = self.log.ring.committed.load().position();
         let lag_bytes = committed.saturating_sub(position);
         let lsn = state.processed();
-        let able = state.activity() == Activity::Running;
+        let activity = state.activity();
+        let running = activity == Activity::Running;
+        let able = running || activity == Activity::Unpolled;
         let window = nanos(self.options.flap_window);
         while tiering.falls.front().is_some_and(|&at| now.saturating_sub(at) > window) {
             tiering.falls.pop_front();
@@ -125,7 +127,7 @@ impl Plane {
             in_phase_nanos: now.saturating_sub(tiering.since),
             lag_bytes,
             in_ring: lag_bytes == 0 || self.log.ring.contains(self.log.geometry.slab_of(position)),
-            stalled_nanos: tiering.stalled_nanos(now, lsn, able, lag_bytes > 0),
+            stalled_nanos: tiering.stalled_nanos(now, lsn, running, lag_bytes > 0),
             able,
             in_callback: state.in_callback.load(Ordering::Relaxed),
             pinned_bytes: state.account.pinned_bytes(),

@@ -136,6 +136,12 @@ impl Catalogue {
         self.log_start.load(Ordering::Acquire)
     }
 
+    /// Position of the first byte kept and the first record kept, of the same moment.
+    pub(crate) fn start(&self) -> (u64, Lsn) {
+        let _unchanging = self.lists.read();
+        (self.log_start(), self.first_lsn())
+    }
+
     /// The first record kept.
     pub(crate) fn first_lsn(&self) -> Lsn {
         Lsn::new(self.log_start_lsn.load(Ordering::Acquire))

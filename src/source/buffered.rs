@@ -145,10 +145,12 @@ impl Buffered {
         })
     }
 
-    /// Blocks up to `position` were verified.
-    pub(crate) fn passed(&mut self, position: u64) {
+    /// Blocks before `position` were verified, and with `inside` also the one there: a page that
+    /// resumes in a block does not check it again.
+    pub(crate) fn passed(&mut self, position: u64, inside: bool) {
         if self.covers(position) {
-            self.verified = self.verified.max(self.geometry.segment_offset(position));
+            let offset = self.geometry.segment_offset(position) + u64::from(inside);
+            self.verified = self.verified.max(offset);
         }
     }
 

@@ -112,10 +112,10 @@ impl Held {
         }
     }
 
-    /// Blocks before `position` were checked.
-    pub(crate) fn passed(&mut self, position: u64) {
+    /// Blocks before the cursor, and the one it is in, were checked.
+    pub(crate) fn passed(&mut self, cursor: &Cursor) {
         if let Held::Buffered(buffered) = self {
-            buffered.passed(position);
+            buffered.passed(cursor.block, cursor.index > 0);
         }
     }
 
@@ -140,6 +140,10 @@ fn open(supply: Supply<'_>, want: Want, position: u64) -> Result<Result<Held, Br
     let Some(replay) = supply.replay else {
         return Ok(hot().ok_or(Brought::LeftRing));
     };
+    if supply.geometry.segment_offset(position) < supply.geometry.head_bytes {
+        // No block was ever there: the cursor of a checkpoint whose records are gone.
+        return Ok(Err(Brought::Lost));
+    }
     if want == Want::Hot {
         return Ok(hot().ok_or(Brought::LeftRing));
     }
