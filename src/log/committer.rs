@@ -341,6 +341,11 @@ impl Committer {
             let from = last.map_or(flight.block.sequence, |(from, ..)| from);
             last = Some((from, flight.block.sequence, flight.end, lsn));
             self.unvouched = flight.block.records > 0;
+            // Synced, each producer measures its own commit.
+            if let (CommitMode::Deferred { .. }, Some(since)) = (log.mode, flight.block.since) {
+                let took = log.clock.now().saturating_sub(since);
+                log.commit_seconds.record(Duration::from_nanos(took));
+            }
         }
         let Some((from, to, end, lsn)) = last else {
             return;
