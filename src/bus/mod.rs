@@ -275,10 +275,14 @@ impl Bus {
     }
 
     fn shut(&self, deadline: Duration) -> Result<()> {
+        let log = &self.plane.log;
+        if log.is_held_here() {
+            let what = "the bus is closed while this thread holds a write batch";
+            return Err(Error::new(ErrorKind::WouldDeadlock, what).advise("end the batch first"));
+        }
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let log = &self.plane.log;
         self.plane.refuse_consumers();
         log.refuse(Error::new(ErrorKind::Closed, "the bus is closed"));
         let stopped = self.stop_consumers(deadline);

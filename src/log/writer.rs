@@ -22,10 +22,15 @@ fn this_thread() -> usize {
 }
 
 impl Log {
+    /// Whether this thread holds a batch, and with it the append lock.
+    pub(crate) fn is_held_here(&self) -> bool {
+        self.append_holder.load(Ordering::Relaxed) == this_thread()
+    }
+
     /// Waiting for the append lock, or for what needs it, would never end.
     pub(super) fn assert_not_held(&self) {
         assert!(
-            self.append_holder.load(Ordering::Relaxed) != this_thread(),
+            !self.is_held_here(),
             "this thread already holds a batch of the same log: commit or drop it first"
         );
     }
