@@ -1,5 +1,5 @@
-//! Damage of every kind on small logs: it is found, a dry run changes nothing, and a repair leaves a
-//! log that opens with exactly what was good before the damage.
+//! Damage of every kind on small logs: it is found, a dry run changes nothing, and a repair leaves
+//! a log that opens with exactly what was good before the damage.
 
 mod small_logs;
 
@@ -64,6 +64,7 @@ fn a_log_that_was_closed_has_no_findings() {
     assert_eq!(states[0], SegmentState::Sealed);
     assert_eq!(states.iter().filter(|&&s| s == SegmentState::Open).count(), 1);
     assert!(!log.plan_repair().unwrap().is_needed());
+    drop(log);
     assert_eq!(sample.dumped(1, u64::MAX), sample.records);
     assert_eq!(sample.dumped(7, 9), sample.records[6..9]);
 }
@@ -184,6 +185,63 @@ fn a_damaged_closing_block_costs_no_record() {
     assert_eq!(repair_to(&sample, 40).lost_end, None);
 }
 
+/// Recovery stops at such bytes, since a block may be due there; the block behind says otherwise.
+#[test]
+fn bytes_in_a_gap_cost_no_record() {
+    let sample = Sample::new(40);
+    let blocks = sample.blocks();
+    let early_ends: Vec<_> = blocks
+        .windows(2)
+        .filter(|pair| pair[0].segment == pair[1].segment && pair[0].end < pair[1].offset)
+        .map(|pair| (pair[0].segment, pair[0].end))
+        .collect();
+    assert!(early_ends.len() > 2, "the sample should have slabs that end early");
+    for (segment, end) in early_ends {
+        let sample = Sample::new(40);
+        flip(&segment_file(&sample.dir, segment), end + 5, 2);
+        let report = verify(&sample.dir);
+        assert_eq!((kinds(&report.findings), report.records), (vec![ErrorKind::Corrupt], 40));
+        let found = report.findings[0].offset().unwrap();
+        assert!((end..end + PAGE).contains(&found), "{:?}", report.findings);
+        assert_eq!(repair_to(&sample, 40).lost_end, None);
+    }
+}
+
+#[test]
+fn bytes_in_a_prepared_segment_are_set_aside() {
+    for offset in [PAGE, SEGMENT_BYTES / 2 + 77] {
+        let sample = Sample::new(40);
+        let prepared = sample.open_segment() + 1;
+        flip(&segment_file(&sample.dir, prepared), offset, 2);
+        let report = verify(&sample.dir);
+        assert_eq!((kinds(&report.findings), report.records), (vec![ErrorKind::Corrupt], 40));
+        let repair = repair_to(&sample, 40);
+        assert_eq!((repair.lost_end, repair.generation), (None, 0));
+    }
+}
+
+#[test]
+fn a_log_whose_start_was_deleted_is_whole() {
+    let sample = Sample::retained(40);
+    let log = LogDir::open(&sample.dir).unwrap();
+    let info = log.info().unwrap();
+    assert!(info.first_lsn > Lsn::new(1), "nothing was deleted");
+    drop(log);
+    let report = verify(&sample.dir);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    let kept = &sample.records[info.first_lsn.get() as usize - 1..];
+    assert_eq!(report.records, kept.len() as u64);
+    assert_eq!(sample.dumped(1, u64::MAX), kept);
+    // A lost header of the first segment kept, now: nothing is left, and the LSNs go on.
+    let (segments, _) = LogDir::open(&sample.dir).unwrap().segments().unwrap();
+    flip(&segments[0].path, 40, 0);
+    let done = LogDir::open(&sample.dir).unwrap().repair().unwrap();
+    let lost = done.lost_end.unwrap();
+    assert_eq!((lost.from, lost.to), (info.first_lsn, Some(Lsn::new(40))));
+    assert_eq!(read_all(&sample.dir), []);
+    assert_eq!(sample.append_from(info.first_lsn.get(), 2).len(), 2);
+}
+
 #[test]
 fn a_damaged_slot_of_meta_is_found_and_written_anew() {
     for slot in [0, 1] {
@@ -221,6 +279,24 @@ fn a_torn_tail_is_no_finding() {
     assert!(verify(&sample.dir).findings.is_empty());
     let (segments, _) = LogDir::open(&sample.dir).unwrap().segments().unwrap();
     assert!(segments.iter().any(|segment| segment.state == SegmentState::Torn));
+}
+
+/// Several blocks were in flight, the first was torn, one behind it arrived: nobody saw either.
+#[test]
+fn a_whole_block_behind_a_torn_one_is_no_finding() {
+    let sample = Sample::in_flight();
+    assert_eq!(verify(&sample.dir).records, 2, "the sample is not sound");
+    overwrite(&segment_file(&sample.dir, 0), sample.blocks()[0].offset + 1024, &[0; 512]);
+    let check = || {
+        let report = verify(&sample.dir);
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+        assert_eq!(report.records, 0);
+    };
+    check();
+    assert_eq!(read_all(&sample.dir), []);
+    check();
+    let (segments, _) = LogDir::open(&sample.dir).unwrap().segments().unwrap();
+    assert_eq!(segments[0].state, SegmentState::Torn);
 }
 
 #[test]

@@ -17,9 +17,8 @@ const PAGE: usize = PAGE_BYTES as usize;
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
     pub(super) what: String,
-    /// Offset in the segment, and how far it reaches.
+    /// Offset in the segment.
     pub(super) offset: u64,
-    pub(super) bytes: u64,
     /// First and last LSN concerned; none if no record is.
     pub(super) lsns: Option<(u64, u64)>,
     /// Blocks are lost; else only bytes that should be zero are not.
@@ -53,13 +52,6 @@ impl Checked {
     }
 }
 
-/// What lies between two good blocks.
-#[derive(Clone, Copy, Default)]
-struct Hole {
-    /// Offset of its first byte that is not zero, to the page, and behind the last.
-    nonzero: Option<(u64, u64)>,
-}
-
 /// Checks one segment.
 pub(super) struct Checker<'a> {
     walker: &'a Walker<'a>,
@@ -67,7 +59,8 @@ pub(super) struct Checker<'a> {
     chain: Option<Chain>,
     /// Behind the last good block.
     at: u64,
-    hole: Hole,
+    /// Since then, the first page that is not zero and starts no good block.
+    nonzero: Option<u64>,
     broken: bool,
     out: Checked,
 }
@@ -92,8 +85,7 @@ impl<'a> Checker<'a> {
             unvouched: false,
             used_end: geometry.head_bytes,
         };
-        let (at, hole) = (geometry.head_bytes, Hole::default());
-        Checker { walker, chain, at, hole, broken: false, out }
+        Checker { walker, chain, at: geometry.head_bytes, nonzero: None, broken: false, out }
     }
 
     /// Reads the segment. `each` gets header and body of the good blocks before the first loss.
@@ -155,15 +147,14 @@ impl<'a> Checker<'a> {
     /// A page that no good block starts at.
     fn pass(&mut self, bytes: &[u8], offset: u64) {
         if !is_zero(&bytes[..PAGE]) {
-            let end = offset + PAGE_BYTES;
-            self.hole.nonzero = Some((self.hole.nonzero.map_or(offset, |(from, _)| from), end));
-            self.out.used_end = end;
+            self.nonzero.get_or_insert(offset);
+            self.out.used_end = offset + PAGE_BYTES;
         }
     }
 
     /// A good block: does it continue the last one, whatever lies between?
     fn join(&mut self, header: &BlockHeader, offset: u64) {
-        let Hole { nonzero } = std::mem::take(&mut self.hole);
+        let nonzero = self.nonzero.take();
         let Some(chain) = self.chain else {
             // Nothing is known of what was before: this block is where knowledge begins.
             let begin = before(header);
@@ -177,13 +168,13 @@ impl<'a> Checker<'a> {
             )
             .continuing(header.prev_crc);
             if offset != self.at {
-                self.lose(offset, nonzero, None, "blocks are damaged");
+                self.lose(nonzero, None, "blocks are damaged");
             }
             return;
         };
         if chain.accepts(header) {
-            if let Some((from, to)) = nonzero {
-                self.residue(from, to - from);
+            if let Some(from) = nonzero {
+                self.residue(from);
             }
             return;
         }
@@ -193,28 +184,26 @@ impl<'a> Checker<'a> {
             None => "committed blocks are gone, there are zeros in their place",
         };
         let lost = header.first_lsn.checked_sub(1).filter(|&last| last >= chain.next_lsn);
-        self.lose(offset, nonzero, lost.map(|last| (chain.next_lsn, last)), what);
+        self.lose(nonzero, lost.map(|last| (chain.next_lsn, last)), what);
         self.out.last = before(header);
     }
 
-    fn lose(&mut self, to: u64, nonzero: Option<(u64, u64)>, lsns: Option<(u64, u64)>, what: &str) {
+    fn lose(&mut self, nonzero: Option<u64>, lsns: Option<(u64, u64)>, what: &str) {
         // Where the next block was due: here, or behind an early end of the slab.
         let slab = |offset: u64| offset / self.walker.geometry.slab_bytes;
-        let from = nonzero.map_or(self.at, |(from, _)| from);
-        let from = if slab(from) == slab(self.at) { self.at } else { from };
-        let (offset, bytes) = (from, to - from);
-        self.out.faults.push(Fault { what: what.into(), offset, bytes, lsns, loses: true });
+        let offset = nonzero.filter(|&at| slab(at) != slab(self.at)).unwrap_or(self.at);
+        self.out.faults.push(Fault { what: what.into(), offset, lsns, loses: true });
         self.broken = true;
     }
 
-    fn residue(&mut self, offset: u64, bytes: u64) {
+    fn residue(&mut self, offset: u64) {
         let what = "bytes that should be zero are not".into();
-        self.out.faults.push(Fault { what, offset, bytes, lsns: None, loses: false });
+        self.out.faults.push(Fault { what, offset, lsns: None, loses: false });
     }
 
     fn padding(&mut self, bytes: &[u8], offset: u64) {
         if let Some(first) = bytes.iter().position(|&byte| byte != 0) {
-            self.residue(offset + first as u64, (bytes.len() - first) as u64);
+            self.residue(offset + first as u64);
         }
     }
 

@@ -4,13 +4,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use std::ops::ControlFlow;
 
 use eventplane::offline::LogDir;
 use eventplane::testing::ManualClock;
-use eventplane::{Ack, Batch, Builder, Bus, Error, Lsn, Start};
+use eventplane::{Ack, Batch, Builder, Bus, Error, Lsn, Retention, Start};
 use tempfile::TempDir;
 
 pub(crate) const PAGE: u64 = 4096;
@@ -94,6 +94,18 @@ impl Sample {
         })
     }
 
+    /// With its oldest segments deleted.
+    pub(crate) fn retained(records: u64) -> Sample {
+        let builder = builder().retention(Retention::bytes(3 * SEGMENT_BYTES));
+        Sample::build(records, builder, |bus| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while bus.reader(Start::Lsn(Lsn::FIRST)).is_ok() {
+                assert!(Instant::now() < deadline, "nothing was deleted");
+                bus.housekeep();
+            }
+        })
+    }
+
     /// As a process that was killed leaves it: no watermark behind the last block.
     pub(crate) fn unclosed(records: u64) -> Sample {
         let temporary = tempfile::tempdir().unwrap();
@@ -104,6 +116,21 @@ impl Sample {
         copy_tree(&dir, &copy);
         bus.close().unwrap();
         Sample { _temporary: temporary, dir: copy, records }
+    }
+
+    /// Two blocks that were in flight together: the second does not vouch for the first.
+    pub(crate) fn in_flight() -> Sample {
+        let sample = Sample::unclosed(2);
+        let blocks = sample.blocks();
+        let path = segment_file(&sample.dir, 0);
+        let image = fs::read(&path).unwrap();
+        let second = blocks[1].offset as usize..blocks[1].framed_end as usize;
+        let mut block = image[second].to_vec();
+        block[48..56].copy_from_slice(&blocks[0].offset.to_le_bytes());
+        let crc = crc32c::crc32c(&block[8..]);
+        block[4..8].copy_from_slice(&crc.to_le_bytes());
+        overwrite(&path, blocks[1].offset, &block);
+        sample
     }
 
     pub(crate) fn with_checkpoint(records: u64, name: &str) -> Sample {
@@ -128,9 +155,13 @@ impl Sample {
     /// Appends to what is left after a tear; returns what is there then.
     pub(crate) fn append_more(&self, records: u64) -> Vec<Row> {
         let mut rows = read_all(&self.dir);
+        rows.extend(self.append_from(rows.len() as u64 + 1, records));
+        rows
+    }
+
+    pub(crate) fn append_from(&self, lsn: u64, records: u64) -> Vec<Row> {
         let bus = builder().open(&self.dir).unwrap();
-        let next = rows.len() as u64 + 1;
-        rows.extend(append(&bus, next..=next + records - 1));
+        let rows = append(&bus, lsn..=lsn + records - 1);
         bus.close().unwrap();
         rows
     }

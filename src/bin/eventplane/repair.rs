@@ -81,7 +81,7 @@ fn text(repair: &offline::Repair, done: bool, out: &mut Out) -> std::io::Result<
         let Some(loss) = loss else { continue };
         out.line(match (loss.to, loss.records()) {
             (Some(to), Some(records)) => format!(
-                "lost at the {where_}: LSNs {} to {to}, {records} records as far as known, {} bytes",
+                "lost at the {where_}: LSNs {} to {to}, {records} records or more, {} bytes",
                 loss.from, loss.bytes
             ),
             _ => format!(
