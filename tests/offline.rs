@@ -281,6 +281,41 @@ fn a_torn_tail_is_no_finding() {
     assert!(segments.iter().any(|segment| segment.state == SegmentState::Torn));
 }
 
+/// The same bytes, but a watermark block behind them says that they were durable.
+#[test]
+fn what_looks_torn_but_was_acknowledged_is_damage() {
+    let sample = Sample::shared();
+    let (offset, _) = sample.last_block();
+    let open = sample.open_segment();
+    overwrite(&segment_file(&sample.dir, open), offset + 1024, &[0; 512]);
+    let report = verify(&sample.dir);
+    assert_eq!(kinds(&report.findings), [ErrorKind::Corrupt]);
+    let place = (report.findings[0].segment(), report.findings[0].offset());
+    assert_eq!(place, (Some(open), Some(offset)));
+    repair_to(&sample, 40);
+}
+
+/// Restored from a backup of another life of the same log.
+#[test]
+fn a_segment_that_does_not_continue_the_one_before_it_is_cut() {
+    let (sample, other) = (Sample::new(10), Sample::empty());
+    small_logs::copy_tree(&sample.dir, &other.dir);
+    let records = sample.append_more(30);
+    other.append_more(30);
+    let sample = sample.holding(records);
+    let swapped = sample.open_segment() - 1;
+    let (first, last) = sample.lsns_of(swapped);
+    assert!(first > 10 && last < 40);
+    let path = segment_file(&sample.dir, swapped);
+    fs::remove_file(&path).unwrap();
+    fs::copy(segment_file(&other.dir, swapped), &path).unwrap();
+    let report = verify(&sample.dir);
+    assert_eq!(report.findings[0].kind(), ErrorKind::Corrupt);
+    let place = (report.findings[0].segment(), report.findings[0].offset());
+    assert_eq!(place, (Some(swapped), Some(PAGE)));
+    repair_to(&sample, first - 1);
+}
+
 /// Several blocks were in flight, the first was torn, one behind it arrived: nobody saw either.
 #[test]
 fn a_whole_block_behind_a_torn_one_is_no_finding() {
@@ -368,7 +403,7 @@ fn what_is_no_log_is_refused_and_left_alone() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A flipped bit anywhere in a committed block, its padding included, or in a header page.
     #[test]

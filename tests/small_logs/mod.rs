@@ -84,6 +84,17 @@ impl Sample {
         Sample::build(records, builder(), |_| {})
     }
 
+    /// A directory that is not there yet.
+    pub(crate) fn empty() -> Sample {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("log");
+        Sample { _temporary: temporary, dir, records: Vec::new() }
+    }
+
+    pub(crate) fn holding(self, records: Vec<Row>) -> Sample {
+        Sample { records, ..self }
+    }
+
     /// Records with kind 1, 2, ... and key 10, 20, ... and these payloads.
     pub(crate) fn small(payloads: &[&[u8]]) -> Sample {
         Sample::build(0, builder(), |bus| {
@@ -262,7 +273,7 @@ pub(crate) fn images(dir: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
     for (name, image) in images(from) {
         let path = to.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
