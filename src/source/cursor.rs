@@ -70,6 +70,15 @@ pub(crate) trait Select {
     fn matches(&self, kind: u16, key: u64) -> bool;
 }
 
+impl Scan {
+    /// What lies before something bad is delivered first: then the next scan begins there, and
+    /// the bad is all that it finds.
+    #[cold]
+    fn before(self, at: Cursor, begun: Cursor, bad: Error) -> Result<Scan> {
+        if at == begun { Err(bad) } else { Ok(Scan { to: at, ..self }) }
+    }
+}
+
 fn gap(what: &str, at: &Cursor, found: u64) -> Error {
     Error::new(ErrorKind::Gap, format!("{what} at position {}", at.block))
         .at_lsns(at.next_lsn, Lsn::new(found))
@@ -93,15 +102,19 @@ pub(crate) fn scan(
         let Some(rest) = window.bytes.get(start..).filter(|r| r.len() >= BLOCK_HEADER_BYTES) else {
             break;
         };
-        let header = BlockHeader::read(rest).ok_or_else(|| gap("no block", &at, 0))?;
-        if header.position != at.block {
-            return Err(gap("a block of another place", &at, header.first_lsn));
-        }
+        let header = BlockHeader::read(rest).filter(|header| header.position == at.block);
+        let Some(header) = header else {
+            // A source that checks its blocks knows better where that is.
+            let bad = check(at.block, rest).err().unwrap_or_else(|| gap("no block", &at, 0));
+            return scan.before(at, cursor, bad);
+        };
         let framed = header.framed_bytes();
         let Some(block) = rest.get(..framed) else {
             break;
         };
-        check(at.block, block)?;
+        if let Err(bad) = check(at.block, block) {
+            return scan.before(at, cursor, bad);
+        }
         let padded = align_up(framed as u64, window.align as u64);
         if at.index == 0 {
             scan.block_bytes += padded;
