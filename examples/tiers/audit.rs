@@ -54,13 +54,13 @@ pub(crate) fn subscribe(
     stage: &Arc<Stage>,
 ) -> Result<(Subscription, Shared<Ledger<Audit>>), Failure> {
     let (mut exact, start) = Exact::<Audit>::open(home)?;
-    let ledger = exact.ledger();
+    let (ledger, stage) = (exact.ledger(), Arc::clone(stage));
     let shelf = Shelf::new(stage.page_records);
     let told = shelf.clone();
     let subscribe = bus.subscribe(Audit::NAME).start_at(start);
     let subscription = subscribe.on_signal(move |signal| told.heed(signal)).run(move |batch| {
         exact.deliver(batch)?;
-        shelf.sample(batch);
+        shelf.sample(batch, stage.samples());
         if batch.tier() != Tier::Hot {
             thread::sleep(PAUSE);
         }

@@ -54,13 +54,13 @@ pub(crate) fn subscribe(
     stage: &Arc<Stage>,
 ) -> Result<(Subscription, Shared<Ledger<Board>>), Failure> {
     let (mut exact, start) = Exact::<Board>::open(home)?;
-    let ledger = exact.ledger();
+    let (ledger, stage) = (exact.ledger(), Arc::clone(stage));
     let shelf = Shelf::new(stage.page_records);
     let told = shelf.clone();
     let subscribe = bus.subscribe(Board::NAME).start_at(start);
     let subscription = subscribe.on_signal(move |signal| told.heed(signal)).run(move |batch| {
         exact.deliver(batch)?;
-        shelf.sample(batch);
+        shelf.sample(batch, stage.samples());
         Ok(Ack::All)
     })?;
     Ok((subscription, ledger))

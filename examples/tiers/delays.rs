@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::Failure;
 use crate::exact::{Exact, Ledger, Shared, Work};
 use crate::flight;
-use crate::geometry::SAMPLES_MAX;
 use crate::home::Home;
 use crate::input::{Input, Row};
 use crate::shelf::Shelf;
@@ -128,7 +127,7 @@ pub(crate) fn subscribe(
         }
         // The worst takes the place of a sample.
         let pinned = worst.as_ref().is_some_and(|(_, record)| record.is_pinned());
-        shelf.sample_at_most(batch, SAMPLES_MAX - u64::from(pinned));
+        shelf.sample(batch, stage.samples() - u64::from(pinned));
         if stage.rush.get() && batch.tier() == Tier::Hot {
             std::hint::black_box(bootstrap(batch, HEAVY_WORK));
         }

@@ -8,16 +8,18 @@ use eventplane::{Builder, Bus};
 use crate::args::Args;
 use crate::input::Input;
 
-pub(crate) const SLAB_BYTES: u64 = 256 << 10;
+const SLAB_BYTES: u64 = 256 << 10;
 const SEGMENT_BYTES: u64 = 2 << 20;
 const RING_BYTES: u64 = 8 << 20;
 const CATCHUP_WINDOW_BYTES: u64 = 16 << 20;
 const READAHEAD_BYTES: u64 = 1 << 20;
 /// A consumer's share of the pin budget, a quarter of it.
-pub(crate) const SHARE_SLABS: u64 = 8;
+const SHARE_SLABS: u64 = 8;
 const PIN_BUDGET_BYTES: u64 = 4 * SHARE_SLABS * SLAB_BYTES;
-/// What each of the four others holds. With the keeper's whole share that is exactly the budget:
-/// their next lease exhausts it, and then the keeper pins most.
+/// How many slabs each of the four others holds when all goes on as always.
+pub(crate) const SAMPLES: u64 = 4;
+/// How many when the keeper has its share: that is exactly the budget, so their next lease exhausts
+/// it, and then the keeper pins most.
 pub(crate) const SAMPLES_MAX: u64 = 6;
 
 const STALL_AFTER: Duration = Duration::from_secs(1);
@@ -33,7 +35,7 @@ const RECORD_HEADER_BYTES: u64 = 16;
 const RECORD_ALIGN_BYTES: u64 = 8;
 
 const _: () = assert!(4 * SAMPLES_MAX + SHARE_SLABS == PIN_BUDGET_BYTES / SLAB_BYTES);
-const _: () = assert!(SAMPLES_MAX < SHARE_SLABS);
+const _: () = assert!(SAMPLES < SAMPLES_MAX && SAMPLES_MAX < SHARE_SLABS);
 
 pub(crate) fn builder(args: &Args) -> Builder {
     Bus::builder()

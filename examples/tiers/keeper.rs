@@ -68,7 +68,7 @@ pub(crate) fn subscribe(
     let subscription = subscribe.on_signal(move |signal| told.heed(signal)).run(move |batch| {
         exact.deliver(batch)?;
         let most = if stage.hoard.get() { u64::MAX } else { CALM };
-        stage.refused.add(shelf.sample_at_most(batch, most));
+        stage.refused.add(shelf.sample(batch, most));
         Ok(Ack::All)
     })?;
     Ok((subscription, ledger))

@@ -10,7 +10,7 @@ use crate::cast;
 use crate::delays::Delays;
 use crate::director::{Director, Seen};
 use crate::exact::Work;
-use crate::geometry::{InRecords, SAMPLES_MAX, SHARE_SLABS, SLAB_BYTES};
+use crate::geometry::InRecords;
 use crate::keeper::Keeper;
 use crate::webhook;
 
@@ -126,11 +126,11 @@ fn hang(director: &mut Director<'_>) -> Result<(), String> {
     director.until("webhook is hot again", |seen| is_hot(&seen.consumers, name))
 }
 
-/// The others hold their samples, so what the keeper takes is the rest of the budget.
+/// First `keeper` takes its share, then the others the rest of the budget and a little more.
 fn hoard(director: &mut Director<'_>) -> Result<(), String> {
-    let (name, before) = (Keeper::NAME, director.count(Keeper::NAME, Reason::PinBudget));
-    let (page, ring) = (director.stage.page_records, director.size.ring);
-    let refused = director.stage.refused.get();
+    let (name, stage) = (Keeper::NAME, director.stage);
+    let (before, refused) = (director.count(name, Reason::PinBudget), stage.refused.get());
+    let (page, ring) = (stage.page_records, director.size.ring);
     // Whoever is not hot copies instead of pinning, so everybody is given time to keep up.
     let write_gently = |seen: &Seen<'_>| {
         let keeps_up = seen.consumers.iter().all(|status| status.lag_records < ring / 4);
@@ -138,21 +138,17 @@ fn hoard(director: &mut Director<'_>) -> Result<(), String> {
             seen.write_ahead(2 * page);
         }
     };
-    director.until("all hold their samples", |seen| {
+    stage.hoard.set(true);
+    director.until("keeper is refused a lease over its share", |seen| {
         write_gently(seen);
-        let mut others = seen.consumers.iter().filter(|status| status.name != name);
-        let hold = others.all(|status| status.pinned_bytes >= SAMPLES_MAX * SLAB_BYTES);
-        hold && all_hot(&seen.consumers)
+        stage.refused.get() > refused
     })?;
-    director.stage.hoard.set(true);
+    stage.collect.set(true);
     director.until("keeper is shed for the pin budget", |seen| {
         write_gently(seen);
         seen.count(name, Reason::PinBudget) > before
     })?;
-    director.stage.hoard.set(false);
-    if director.stage.refused.get() == refused {
-        return Err(format!("keeper was refused no lease over its share of {SHARE_SLABS} slabs"));
-    }
+    stage.calm();
     director.write_more(ring / 4);
     director.until("keeper is hot again", |seen| is_hot(&seen.consumers, name))
 }

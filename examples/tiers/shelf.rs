@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use eventplane::{Batch, OwnedRecord, Signal, Tier};
 
 use crate::exact::lock;
-use crate::geometry::SAMPLES_MAX;
 
 /// Shared by the callback, which fills it, and the signal hook, which empties it.
 #[derive(Clone)]
@@ -27,14 +26,9 @@ impl Shelf {
         Shelf { page_records, samples: Arc::default() }
     }
 
-    /// Keeps a sample of each page that begins in the batch, at most `SAMPLES_MAX` in all.
-    pub(crate) fn sample(&self, batch: &Batch<'_>) {
-        self.sample_at_most(batch, SAMPLES_MAX);
-    }
-
-    /// Keeps a sample of each page that begins in the batch; the oldest make room. Returns how many
+    /// Keeps a sample of each page that begins in the batch, at most `max` in all: the oldest go. Returns how many
     /// leases were refused: those pages have no sample.
-    pub(crate) fn sample_at_most(&self, batch: &Batch<'_>, max: u64) -> u64 {
+    pub(crate) fn sample(&self, batch: &Batch<'_>, max: u64) -> u64 {
         let mut samples = lock(&self.samples);
         let Samples { page, kept } = &mut *samples;
         let mut refused = 0;

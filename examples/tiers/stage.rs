@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::exact::lock;
+use crate::geometry::{SAMPLES, SAMPLES_MAX};
 
 /// Relaxed throughout: each is a value by itself, no other memory hangs on it.
 #[derive(Default)]
@@ -59,6 +60,8 @@ pub(crate) struct Stage {
     pub(crate) page_records: u64,
     /// `delays` does its heavier work while it is hot.
     pub(crate) rush: Cue,
+    /// The others keep as many samples as fill the budget beside the keeper's share.
+    pub(crate) collect: Cue,
     /// `keeper` gives nothing back.
     pub(crate) hoard: Cue,
     /// Leases that `keeper` was refused.
@@ -67,10 +70,16 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// How many samples each but the keeper holds.
+    pub(crate) fn samples(&self) -> u64 {
+        if self.collect.get() { SAMPLES_MAX } else { SAMPLES }
+    }
+
     /// Everybody does as on any other day.
     pub(crate) fn calm(&self) {
         self.rush.set(false);
         self.hoard.set(false);
+        self.collect.set(false);
         self.endpoint_hangs.set(false);
     }
 }

@@ -122,7 +122,7 @@ pub(crate) fn subscribe(
     let subscription = subscribe.on_signal(move |signal| told.heed(signal)).run(move |batch| {
         stage.endpoint_hangs.wait_until_not();
         lock(&posts_to).post(batch)?;
-        shelf.sample(batch);
+        shelf.sample(batch, stage.samples());
         Ok(Ack::All)
     })?;
     Ok((subscription, endpoint))
