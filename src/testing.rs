@@ -100,6 +100,16 @@ impl Bus {
     }
 }
 
+impl Bus {
+    /// Block bytes whose checksum was computed for a consumer.
+    #[must_use]
+    pub fn checked_bytes(&self, consumer: &str) -> u64 {
+        let consumers = self.parts().0.consumers();
+        let state = consumers.iter().find(|state| state.name == consumer);
+        state.map_or(0, |state| state.checked.load(Ordering::Relaxed))
+    }
+}
+
 impl Subscribe {
     /// As `run`, but polled by hand.
     ///

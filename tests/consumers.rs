@@ -186,6 +186,7 @@ fn one_bad_record_takes_no_neighbour_along() {
         let last = fill(&bus, &bus.writer(), 20, 100);
         let (good, dead) = (Recorder::default(), Recorder::default());
         let attempts = Arc::new(Mutex::new(0));
+        let batches = Arc::new(Mutex::new(0));
         let consumer = bus
             .subscribe("c")
             .start_if_new(Start::Earliest)
@@ -201,11 +202,13 @@ fn one_bad_record_takes_no_neighbour_along() {
             })
             .run({
                 let (good, attempts) = (good.clone(), Arc::clone(&attempts));
+                let batches = Arc::clone(&batches);
                 move |batch: &Batch<'_>| {
                     if batch.iter().any(|record| record.lsn().get() == 7) {
                         *attempts.lock() += 1;
                         panic!("seven");
                     }
+                    *batches.lock() += 1;
                     good.take(batch);
                     Ok(Ack::All)
                 }
@@ -218,8 +221,10 @@ fn one_bad_record_takes_no_neighbour_along() {
         assert!((3..=4).contains(&*attempts.lock()), "{}", attempts.lock());
         assert_eq!(consumer.status().failures, *attempts.lock());
         // The seek ends the delivery one by one.
+        *batches.lock() = 0;
         consumer.seek(Start::Lsn(Lsn::new(8))).unwrap();
         consumer.wait_processed(last, LONG).unwrap();
+        assert_eq!(*batches.lock(), 1);
         bus.close().unwrap();
     });
 }

@@ -284,7 +284,13 @@ impl Consumer {
             }
             let window = self.held.window(geometry);
             let held = &self.held;
-            let check = |position, block: &[u8]| held.verify(position, block);
+            let checked = &self.state.checked;
+            let check = |position, block: &[u8]| {
+                if held.verify(position, block)? {
+                    checked.fetch_add(block.len() as u64, Ordering::Relaxed);
+                }
+                Ok(())
+            };
             let scan = read(window, self.cursor, &self.filter, limits, check)?;
             if scan.to != self.cursor {
                 return Ok(Ok(scan));

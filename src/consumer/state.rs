@@ -79,6 +79,8 @@ pub(crate) struct State {
     pub(crate) delivered: [AtomicU64; 3],
     pub(crate) replayed: [AtomicU64; 3],
     pub(crate) walked: AtomicU64,
+    /// Block bytes whose checksum was computed for it.
+    pub(crate) checked: AtomicU64,
     /// Something that a wait may look for has changed.
     pub(crate) changed: Event,
     pub(crate) metrics: ConsumerMetrics,
@@ -117,6 +119,7 @@ impl State {
             delivered: Default::default(),
             replayed: Default::default(),
             walked: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
             changed: Event::default(),
             metrics,
         }

@@ -132,12 +132,13 @@ impl Buffered {
         Ok(Fetch::Ready)
     }
 
-    pub(crate) fn verify(&self, position: u64, block: &[u8]) -> Result<()> {
+    /// Whether the block had to be checked; an error if it is damaged.
+    pub(crate) fn verify(&self, position: u64, block: &[u8]) -> Result<bool> {
         let offset = self.geometry.segment_offset(position);
         if offset < self.verified {
-            return Ok(());
+            return Ok(false);
         }
-        verify_block(block, position, self.footer.salt).map(|_| ()).map_err(|fault| {
+        verify_block(block, position, self.footer.salt).map(|_| true).map_err(|fault| {
             Error::new(ErrorKind::Corrupt, "a committed block is damaged")
                 .at_path(&self.path)
                 .at_segment(self.footer.number, offset)

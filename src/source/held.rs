@@ -103,10 +103,11 @@ impl Held {
         }
     }
 
-    /// Checks a block before it is used; what this process wrote and still holds needs no check.
-    pub(crate) fn verify(&self, position: u64, block: &[u8]) -> Result<()> {
+    /// Checks a block before it is used, and says whether it had to: what this process wrote and
+    /// still holds needs no check, nor does what was checked before.
+    pub(crate) fn verify(&self, position: u64, block: &[u8]) -> Result<bool> {
         match self {
-            Held::None | Held::Hot(_) => Ok(()),
+            Held::None | Held::Hot(_) => Ok(false),
             Held::Mapped(mapped) => mapped.verify(position, block),
             Held::Buffered(buffered) => buffered.verify(position, block),
         }

@@ -75,17 +75,18 @@ impl Shared {
         ((page / 64) as usize, 1 << (page % 64))
     }
 
-    fn verify(&self, position: u64, block: &[u8]) -> Result<()> {
+    /// Whether the block had to be checked; an error if it is damaged.
+    fn verify(&self, position: u64, block: &[u8]) -> Result<bool> {
         let offset = self.geometry.segment_offset(position);
         let (word, bit) = Shared::bit(offset);
         if self.verified[word].load(Ordering::Relaxed) & bit != 0 {
-            return Ok(());
+            return Ok(false);
         }
         verify_block(block, position, self.footer.salt).map_err(|fault| {
             self.damaged("a committed block is damaged", offset).because(fault.to_string())
         })?;
         self.verified[word].fetch_or(bit, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 
     fn populate(&self, from: u64, to: u64) -> Result<()> {
@@ -214,7 +215,7 @@ impl Mapped {
         Ok(Fetch::Ready)
     }
 
-    pub(crate) fn verify(&self, position: u64, block: &[u8]) -> Result<()> {
+    pub(crate) fn verify(&self, position: u64, block: &[u8]) -> Result<bool> {
         self.shared.verify(position, block)
     }
 
