@@ -403,7 +403,11 @@ fn what_is_no_log_is_refused_and_left_alone() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     /// A flipped bit anywhere in a committed block, its padding included, or in a header page.
     #[test]
