@@ -430,7 +430,7 @@ fn a_checkpoint_is_resumed_exactly_and_a_start_at_replaces_it() {
 
 #[test]
 fn a_clean_stop_is_not_undone_by_a_checkpoint_looked_at_before() {
-    // The housekeeper looked, the consumer stopped and left, and the housekeeper stored what it saw.
+    // The housekeeper looked, the consumer stopped and left, the housekeeper stored what it saw.
     on_each_backend(|backend| {
         let dir = tempfile::tempdir().unwrap();
         let builder = || small(backend).checkpoint_interval(Duration::from_micros(1));

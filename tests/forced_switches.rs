@@ -209,6 +209,28 @@ fn come_back(bus: &Bus, clock: &ManualClock, consumer: &mut Checked) {
     assert_eq!(consumer.tier(), Tier::Hot);
 }
 
+/// The transitions that the test below provokes, in order.
+fn rows_of_all_eight() -> Vec<(Tier, Tier, Reason)> {
+    let shed = |from, reason| {
+        [
+            (from, Tier::Cold, reason),
+            (Tier::Cold, Tier::Cold, Reason::Admitted),
+            (Tier::Cold, Tier::CatchUp, Reason::Recovering),
+            (Tier::CatchUp, Tier::Hot, Reason::CaughtUp),
+        ]
+    };
+    let out = (Tier::Hot, Tier::CatchUp, Reason::Lapped);
+    let back = (Tier::CatchUp, Tier::Hot, Reason::CaughtUp);
+    let mut expected = vec![out, back];
+    expected.extend(shed(Tier::Hot, Reason::Stalled));
+    expected.push(out);
+    expected.extend(shed(Tier::CatchUp, Reason::Lag));
+    expected.extend([out, back].repeat(4));
+    expected.push(out);
+    expected.extend(shed(Tier::CatchUp, Reason::Flapping));
+    expected
+}
+
 #[test]
 fn the_policy_itself_goes_through_all_eight_reasons() {
     on_each_backend(|backend| {
@@ -259,23 +281,7 @@ fn the_policy_itself_goes_through_all_eight_reasons() {
         }
         come_back(&bus, &clock, &mut consumer);
 
-        let shed = |from, reason| {
-            [
-                (from, Tier::Cold, reason),
-                (Tier::Cold, Tier::Cold, Reason::Admitted),
-                (Tier::Cold, Tier::CatchUp, Reason::Recovering),
-                (Tier::CatchUp, Tier::Hot, Reason::CaughtUp),
-            ]
-        };
-        let out = (Tier::Hot, Tier::CatchUp, Reason::Lapped);
-        let back = (Tier::CatchUp, Tier::Hot, Reason::CaughtUp);
-        let mut expected = vec![out, back];
-        expected.extend(shed(Tier::Hot, Reason::Stalled));
-        expected.push(out);
-        expected.extend(shed(Tier::CatchUp, Reason::Lag));
-        expected.extend([out, back].repeat(4));
-        expected.push(out);
-        expected.extend(shed(Tier::CatchUp, Reason::Flapping));
+        let expected = rows_of_all_eight();
         assert_eq!(rows_taken(&bus, "c"), expected);
         let mut counted = BTreeMap::new();
         for row in expected {
@@ -312,7 +318,7 @@ fn who_pins_most_of_an_exhausted_budget_is_shed_until_it_pins_half_a_share() {
         let clock = ManualClock::default();
         let bus = small(backend).manual(&clock).open(dir.path()).unwrap();
         fill_bytes(&bus, 16 * KIB);
-        // The budget is four slabs, a share one. Four consumers take it all, the fifth asks in vain.
+        // The budget is four slabs, a share one: four consumers take it all, the fifth gets none.
         let mut consumers: Vec<_> = (0..5).map(|i| leasing(&bus, &format!("c{i}"))).collect();
         for (consumer, _) in &mut consumers[..4] {
             assert_eq!(consumer.poll(), Polled::Moved);

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -135,9 +136,20 @@ fn with_backend(backend: Backend) {
         other.stop_within(Duration::ZERO).unwrap();
     }
 
-    // The directory is free although the callback still runs; and when it returns, it must not
-    // touch what another bus has opened.
-    let reopened = open(backend, dirs[1].path());
+    reopen_while_it_hangs(backend, dirs[1].path(), last, &hung, &release);
+    alone.close().unwrap();
+}
+
+/// The directory is free although the callback still runs; and when it returns, it must not touch
+/// what another bus has opened.
+fn reopen_while_it_hangs(
+    backend: Backend,
+    dir: &Path,
+    last: Lsn,
+    hung: &Subscription,
+    release: &mpsc::Sender<()>,
+) {
+    let reopened = open(backend, dir);
     assert_eq!(reopened.committed_lsn(), last);
     let again = reopened
         .subscribe("hung")
@@ -149,12 +161,11 @@ fn with_backend(backend: Backend) {
     let closed = hung.stop_within(LONG).unwrap_err();
     assert_eq!(closed.kind(), ErrorKind::Closed, "its last checkpoint has nowhere to go");
     reopened.close().unwrap();
-    let reopened = open(backend, dirs[1].path());
+    let reopened = open(backend, dir);
     let resumed = reopened.subscribe("hung").start_if_new(Start::Earliest);
     let resumed = resumed.run(|_: &Batch<'_>| Ok(Ack::All)).unwrap();
     assert_eq!(resumed.status().lsn, last, "the checkpoint of the later bus stands");
     reopened.close().unwrap();
-    alone.close().unwrap();
 }
 
 /// Ring, pin budget, one slab a consumer, the few that are just changing hands, and what else a bus
