@@ -185,7 +185,7 @@ fn deliver(
 
 enum Driver {
     Thread(Subscription),
-    Hand(ManualSubscription),
+    Hand(Box<ManualSubscription>),
 }
 
 impl Driver {
@@ -263,7 +263,7 @@ impl World {
         let witness = Arc::clone(&self.witnesses[who]);
         let callback = move |batch: &Batch<'_>| deliver(&witness, batch);
         match self.clock {
-            Some(_) => Driver::Hand(subscribe.manual(callback).unwrap()),
+            Some(_) => Driver::Hand(Box::new(subscribe.manual(callback).unwrap())),
             None => Driver::Thread(subscribe.run(callback).unwrap()),
         }
     }

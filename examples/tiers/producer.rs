@@ -171,7 +171,10 @@ fn commit(writer: &Writer, input: &Input, first: u64, count: u64) -> Result<Tick
     Ok(batch.commit_later()?)
 }
 
-pub(crate) fn channel() -> (SyncSender<(Instant, Ticket)>, Receiver<(Instant, Ticket)>) {
+/// A commit and when it began.
+type Begun = (Instant, Ticket);
+
+pub(crate) fn channel() -> (SyncSender<Begun>, Receiver<Begun>) {
     sync_channel(TICKETS_MAX)
 }
 

@@ -47,10 +47,10 @@ impl<T: Serialize + DeserializeOwned> Slots<T> {
         let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
         let mut newest = (0, None);
         for slot in 0..SLOTS {
-            if let Some((number, value)) = read_slot(&file, slot)? {
-                if number > newest.0 {
-                    newest = (number, Some(value));
-                }
+            if let Some((number, value)) = read_slot(&file, slot)?
+                && number > newest.0
+            {
+                newest = (number, Some(value));
             }
         }
         Ok((Slots { file, number: newest.0, value: PhantomData }, newest.1))

@@ -311,10 +311,14 @@ fn read_sealed(
         match (fetched, &*from) {
             (Fetch::SlabEnd, _) => *cursor = next_slab(*cursor, geometry),
             (_, CatchUp::Mapped(mapped)) => {
-                take(mapped.window(), cursor, records, |at, block| mapped.verify(at, block))?;
+                take(mapped.window(), cursor, records, |at, block| {
+                    mapped.verify(at, block).map(drop)
+                })?;
             }
             (_, CatchUp::Buffered(buffered)) => {
-                take(buffered.window(), cursor, records, |at, block| buffered.verify(at, block))?;
+                take(buffered.window(), cursor, records, |at, block| {
+                    buffered.verify(at, block).map(drop)
+                })?;
             }
         }
         more = *cursor == before;
