@@ -137,9 +137,9 @@ fn trap_13_sixty_four_producers_get_exactly_their_own_lsns() {
             next = last.next();
         }
         assert_eq!(told.len() as u64, PRODUCERS * ROUNDS);
-        let model = told.iter().flat_map(|&(key, first, last)| {
-            (key..=key + last.get() - first.get()).map(own)
-        });
+        let model = told
+            .iter()
+            .flat_map(|&(key, first, last)| (key..=key + last.get() - first.get()).map(own));
         let mut model: Vec<_> = model.collect();
         reopens(&bed.image(), &mut model.clone());
         bus.close().unwrap();

@@ -5,13 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eventplane::testing::Polled;
-use eventplane::{
-    Ack, Batch, Bus, Error, ErrorKind, Lsn, ReadMode, Retry, Signal, Start, Status,
-};
+use eventplane::{Ack, Batch, Bus, Error, ErrorKind, Lsn, ReadMode, Retry, Signal, Start, Status};
 
-use super::bed::{
-    Bed, Rec, Via, backends, commit, fill_to, holds, read_to_end, reader, replace,
-};
+use super::bed::{Bed, Rec, Via, backends, commit, fill_to, holds, read_to_end, reader, replace};
 use super::raw;
 
 /// Four sealed segments and a fifth with blocks, closed: everything is vouched for.
@@ -27,11 +23,8 @@ fn closed_log(bed: &Bed) -> Vec<Rec> {
 }
 
 /// The ways to read a sealed segment.
-const WAYS: [(Via, ReadMode); 3] = [
-    (Via::CatchUp, ReadMode::Map),
-    (Via::CatchUp, ReadMode::Pread),
-    (Via::Cold, ReadMode::Map),
-];
+const WAYS: [(Via, ReadMode); 3] =
+    [(Via::CatchUp, ReadMode::Map), (Via::CatchUp, ReadMode::Pread), (Via::Cold, ReadMode::Map)];
 
 fn by_hand(bed: &Bed, mode: ReadMode) -> Bus {
     bed.builder().manual(&bed.clock).read_mode(mode).open(bed.path()).unwrap()

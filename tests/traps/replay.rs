@@ -292,8 +292,7 @@ fn trap_07_pages_behind_the_last_reader_are_really_released() {
 fn forget(path: &Path) {
     let file = File::open(path).unwrap();
     // SAFETY: takes no memory, and the descriptor is open.
-    let done =
-        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    let done = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     assert_eq!(done, 0);
 }
 

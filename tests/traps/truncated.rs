@@ -7,8 +7,8 @@ use eventplane::testing::{Force, Polled};
 use eventplane::{Ack, ErrorKind, ReadMode, Reason, Start};
 
 use super::bed::{
-    Bed, SLAB, Via, backend_name, backend_of, backends, child_of, commit, fill_to, in_child, read_to_end,
-    reader, set_mode,
+    Bed, SLAB, Via, backend_name, backend_of, backends, child_of, commit, fill_to, in_child,
+    read_to_end, reader, set_mode,
 };
 
 fn truncate(path: &Path, bytes: u64) {
@@ -19,8 +19,7 @@ fn truncate(path: &Path, bytes: u64) {
 /// The active segment was mapped, and truncating it killed the process with SIGBUS.
 #[test]
 fn trap_08_truncating_a_sealed_segment_under_a_reader_is_an_error() {
-    const NAME: &str =
-        "truncated::trap_08_truncating_a_sealed_segment_under_a_reader_is_an_error";
+    const NAME: &str = "truncated::trap_08_truncating_a_sealed_segment_under_a_reader_is_an_error";
     let Some(backend) = child_of(NAME) else {
         for backend in backends() {
             in_child(NAME, backend_name(backend));
