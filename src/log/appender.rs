@@ -313,15 +313,23 @@ impl Appender {
         self.closed.pop_front()
     }
 
-    /// A block without records at the place of the open block, for a watermark. `None` where that
-    /// would need the page reserved at the segment's end, or another slab.
+    /// A block without records at the place of the open block, for a watermark; where a block has
+    /// filled its slab, in the next one. `None` where that would need the page reserved at the
+    /// segment's end, or another segment.
     pub(crate) fn close_watermark(&mut self, now: u64) -> Option<()> {
         debug_assert_eq!(self.records, 0);
         let page = self.geometry.align_bytes as usize;
-        (self.block_start + page <= self.limit).then(|| {
-            self.open_since = Some(now);
-            self.close();
-        })
+        if self.block_start + page > self.limit {
+            let segment = |slab| self.geometry.segment_of(self.geometry.slab_start(slab));
+            let next = self.next.as_ref()?.number();
+            if segment(next) != segment(self.current.number()) {
+                return None;
+            }
+            self.enter_next_slab();
+        }
+        self.open_since = Some(now);
+        self.close();
+        Some(())
     }
 
     /// In memory: finishes the open block in place. Returns the position behind it, to be

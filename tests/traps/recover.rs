@@ -5,7 +5,7 @@ use std::time::Duration;
 use eventplane::testing::{Fault, Op};
 use eventplane::{Durability, ErrorKind, Lsn};
 
-use super::bed::{Bed, PAGE, SLAB, backends, commit, fill_to, holds, record, reopens};
+use super::bed::{Bed, PAGE, SLAB, backends, commit, fill_to, holds, record, reopens, until};
 use super::raw;
 
 /// A crash between rolling and the first sync: LSNs restarted at 1.
@@ -132,20 +132,28 @@ fn trap_16_a_whole_block_behind_a_lost_one_never_comes_back() {
             .builder()
             .durability(deferred)
             .watermark_idle(Duration::from_secs(3600))
+            .faults(&bed.faults)
             .open(bed.path())
             .unwrap();
+        until("segments are prepared", || bed.segments().len() >= 3);
         let mut model = Vec::new();
         commit(&bus.writer(), &mut model, 10);
         bus.sync().unwrap();
-        for _ in 0..2 {
+        // The third closes the second, so that it is submitted right behind the first.
+        let hold = bed.faults.hold(Op::Write);
+        for _ in 0..3 {
             commit(&bus.writer(), &mut model, 100_000);
         }
+        assert!(hold.wait_for(1));
+        drop(hold);
         bus.sync().unwrap();
         let image = bed.image();
         let blocks = raw::filled(&image.segment(0));
-        let [_, lost, whole] = &blocks[..] else { panic!("{blocks:?}") };
+        let [_, lost, whole, late] = &blocks[..] else { panic!("{blocks:?}") };
         assert!(whole.watermark <= lost.position, "both were in flight together");
-        image.patch(0, lost.offset, &vec![0; lost.end() - lost.offset]);
+        for gone in [lost, late] {
+            image.patch(0, gone.offset, &vec![0; gone.end() - gone.offset]);
+        }
         model.truncate(1);
         for round in 0..3 {
             let bus = image.by_hand();
