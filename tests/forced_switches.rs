@@ -4,6 +4,8 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -398,8 +400,67 @@ fn no_load_makes_a_consumer_flap() {
     let total: usize = per_second.iter().sum();
     let flapping = bus.transition_counts()[&(Tier::CatchUp, Tier::Cold, Reason::Flapping)];
     assert!((4..=7).contains(&flapping), "{flapping} sheds in a minute");
+    let lapped = bus.transition_counts()[&(Tier::Hot, Tier::CatchUp, Reason::Lapped)];
+    assert!(
+        lapped >= 5 * flapping,
+        "{lapped} laps for {flapping} sheds: each takes five of its own"
+    );
     assert!(total <= 14 * 8, "{total} transitions in a minute: {per_second:?}");
     assert_alternating(&consumer.signals.lock());
+}
+
+/// Mappings and open files of the log's segments in this process.
+fn held(dir: &Path) -> usize {
+    let dir = dir.join("segments").display().to_string();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let files = fs::read_dir("/proc/self/fd").unwrap();
+    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    maps.lines().filter(|line| line.contains(&dir)).count()
+        + links.filter(|path| path.starts_with(&dir)).count()
+}
+
+#[test]
+fn who_is_shed_paused_or_waiting_holds_nothing() {
+    on_each_backend(|backend| {
+        let clock = ManualClock::default();
+        let dir = tempfile::tempdir().unwrap();
+        let bus = small(backend).manual(&clock).open(dir.path()).unwrap();
+        fill_bytes(&bus, 2 * RING_BYTES);
+        for tier in [Force::CatchUp, Force::Replaying] {
+            for _ in 0..8 {
+                bus.drive().unwrap();
+            }
+            let mut answers = vec![Ack::RetryAfter(Duration::from_secs(1))];
+            let mut consumer = bus
+                .subscribe("c")
+                .start_at(Start::Earliest)
+                .batch_records_max(1)
+                .manual(move |batch: &Batch<'_>| {
+                    let late = batch.first_lsn().get() == 4;
+                    Ok(late.then(|| answers.pop()).flatten().unwrap_or(Ack::All))
+                })
+                .unwrap();
+            let nothing = held(dir.path());
+            bus.force("c", tier, Reason::Recovering);
+            let read = |consumer: &mut ManualSubscription, what: &str| {
+                assert_eq!(consumer.poll(), Polled::Moved);
+                assert!(held(dir.path()) > nothing, "{tier:?}: reads before it is {what}");
+            };
+            read(&mut consumer, "paused");
+            consumer.handle().pause();
+            assert_eq!(consumer.poll(), Polled::Waiting);
+            assert_eq!(held(dir.path()), nothing, "{tier:?}, paused");
+            consumer.handle().resume();
+            read(&mut consumer, "shed");
+            bus.force("c", Force::Shed, Reason::Stalled);
+            assert_eq!(consumer.poll(), Polled::Waiting);
+            assert_eq!(held(dir.path()), nothing, "{tier:?}, shed");
+            bus.force("c", tier, Reason::Admitted);
+            read(&mut consumer, "waiting");
+            assert_eq!(consumer.poll(), Polled::Later);
+            assert_eq!(held(dir.path()), nothing, "{tier:?}, waiting to try again");
+        }
+    });
 }
 
 #[test]
