@@ -29,6 +29,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// What a writer that fell behind its rate makes up for: no more than this.
 const ARREARS_MAX: Duration = Duration::from_millis(50);
 
+/// A commit that takes longer is counted as this long.
+const LATENCY_MAX: Duration = Duration::from_secs(60);
+
 const ACKNOWLEDGED: &str = "acknowledged";
 
 /// What the director and the display have in common with the writer.
@@ -56,7 +59,10 @@ fn percentiles(of: &Histogram<u64>) -> Percentiles {
 
 impl Flow {
     pub(crate) fn new() -> Flow {
-        let histogram = || Histogram::new(3).expect("three digits are allowed");
+        let histogram = || {
+            let bounds = Histogram::new_with_bounds(1, LATENCY_MAX.as_micros() as u64, 3);
+            bounds.expect("three digits up to a minute")
+        };
         Flow {
             limit: AtomicU64::new(0),
             burst: Cue::default(),
@@ -69,6 +75,13 @@ impl Flow {
     /// Lets the writer go on through this LSN; what was allowed before stays allowed.
     pub(crate) fn allow(&self, through: u64) {
         self.limit.fetch_max(through, Ordering::Relaxed);
+    }
+
+    fn note_latency(&self, took: Duration) {
+        let micros = took.as_micros() as u64;
+        let mut latency = lock(&self.latency);
+        latency.lately.saturating_record(micros);
+        latency.total.saturating_record(micros);
     }
 
     /// Percentiles since the last call.
@@ -189,12 +202,7 @@ pub(crate) fn acknowledge(
     let (mut slots, _) = Slots::<u64>::open(&home.state(ACKNOWLEDGED))?;
     for (begun, ticket) in tickets {
         let last = ticket.wait()?.end().get();
-        {
-            let micros = begun.elapsed().as_micros() as u64;
-            let mut latency = lock(&flow.latency);
-            latency.lately.saturating_record(micros);
-            latency.total.saturating_record(micros);
-        }
+        flow.note_latency(begun.elapsed());
         // A deferred commit returns before it is durable: nothing is promised yet.
         let durable = match durability {
             Acknowledge::Synced => last,
@@ -213,6 +221,16 @@ pub(crate) fn acknowledged(home: &Home) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn latencies_are_what_was_recorded() {
+        let flow = Flow::new();
+        for micros in [100, 200, 50_000] {
+            flow.note_latency(Duration::from_micros(micros));
+        }
+        assert_eq!(flow.latency_lately(), (200, 50_015));
+        assert_eq!((flow.latency_lately(), flow.latency_total()), ((0, 0), (200, 50_015)));
+    }
 
     #[test]
     fn a_rate_is_kept_and_arrears_are_bounded() {

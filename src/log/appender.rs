@@ -38,7 +38,7 @@ pub(crate) struct ClosedBlock {
     pub(crate) first_lsn: u64,
     pub(crate) kinds: KindSet,
     pub(crate) batches: u32,
-    /// Deferred: when its oldest batch was committed.
+    /// When the oldest batch was committed whose producer does not wait in `commit`.
     pub(crate) since: Option<u64>,
     /// Counts blocks; names the futex word its waiters sleep on.
     pub(crate) sequence: u64,
@@ -78,7 +78,8 @@ pub(crate) struct Appender {
     pub(crate) thread_asleep: bool,
     /// Deferred: somebody waits for everything below this position to be durable.
     pub(crate) flush_below: u64,
-    /// Deferred: when the oldest batch in the open block was committed.
+    /// When the oldest batch in the open block was committed whose producer does not wait in
+    /// `commit`.
     pub(crate) open_since: Option<u64>,
     /// Since when the last block with records stands without a later watermark.
     pub(crate) unvouched_since: Option<u64>,

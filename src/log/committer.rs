@@ -341,8 +341,9 @@ impl Committer {
             let from = last.map_or(flight.block.sequence, |(from, ..)| from);
             last = Some((from, flight.block.sequence, flight.end, lsn));
             self.unvouched = flight.block.records > 0;
-            // Synced, each producer measures its own commit.
-            if let (CommitMode::Deferred { .. }, Some(since)) = (log.mode, flight.block.since) {
+            // A producer that waits in `commit` measures for itself; the others are measured here,
+            // one a block.
+            if let Some(since) = flight.block.since.filter(|_| flight.block.records > 0) {
                 let took = log.clock.now().saturating_sub(since);
                 log.commit_seconds.record(Duration::from_nanos(took));
             }

@@ -292,7 +292,7 @@ impl Log {
             self.publish_in_memory(appender);
             return place;
         }
-        if self.mode != CommitMode::Synced && appender.open_since.is_none() {
+        if appender.open_since.is_none() {
             appender.open_since = Some(self.clock.now());
         }
         appender.close_if_full();
