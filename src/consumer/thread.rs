@@ -1,6 +1,7 @@
 //! The driver of a callback subscriber: a thread that polls, and sleeps in between.
 
 use std::hint;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
@@ -59,8 +60,13 @@ pub(crate) fn run(mut consumer: Consumer, mut callbacks: Callbacks) {
             Progress::Waiting => consumer.state().sleeper.word.sleep(word, limits::SLEEP_MAX),
         }
     }
-    // What the callback captured goes before anybody is told that the consumer is gone.
-    drop(callbacks);
+    // What the callback captured goes before anybody is told that the consumer is gone; a panic of
+    // its drop must not keep them from being told.
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(callbacks)));
+    if dropped.is_err() {
+        let consumer = &*consumer.state().name;
+        tracing::warn!(consumer, "dropping the callback panicked");
+    }
     consumer.end();
 }
 

@@ -65,6 +65,11 @@ impl Tiering {
         }
     }
 
+    /// Forgets how often it fell out of hot.
+    pub(crate) fn forgive_falls(&mut self) {
+        self.falls.clear();
+    }
+
     /// How long records have waited for this consumer without any progress.
     fn stalled_nanos(&mut self, now: u64, lsn: Lsn, able: bool, waiting: bool) -> u64 {
         if lsn != self.seen_lsn || !able || !waiting {

@@ -207,7 +207,8 @@ impl<'a> Recoverer<'a> {
     }
 
     fn open_file(&self, found: &Found) -> Result<Arc<dyn DiskFile>> {
-        let failed = |e| Error::io("cannot open a segment", &found.path, e);
+        // Sealed files are read-only: one whose footer is damaged may need a repair to be written.
+        let failed = |e| Error::io("cannot open a segment", &found.path, e).advise(REPAIR);
         let mode = OpenMode { write: true, create: false, direct: true };
         let file = self.files.disk.open(&found.path, mode).map_err(failed)?;
         if !file.is_direct() {
