@@ -26,8 +26,8 @@ impl Shelf {
         Shelf { page_records, samples: Arc::default() }
     }
 
-    /// Keeps a sample of each page that begins in the batch, at most `max` in all: the oldest go. Returns how many
-    /// leases were refused: those pages have no sample.
+    /// Keeps a sample of each page that begins in the batch, at most `max` in all: the oldest go.
+    /// Returns how many leases were refused: those pages have no sample.
     pub(crate) fn sample(&self, batch: &Batch<'_>, max: u64) -> u64 {
         let mut samples = lock(&self.samples);
         let Samples { page, kept } = &mut *samples;
