@@ -47,11 +47,8 @@ impl<T: Serialize + DeserializeOwned> Slots<T> {
         let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
         let mut newest = (0, None);
         for slot in 0..SLOTS {
-            if let Some((number, value)) = read_slot(&file, slot)?
-                && number > newest.0
-            {
-                newest = (number, Some(value));
-            }
+            let found = read_slot(&file, slot)?.filter(|(number, _)| *number > newest.0);
+            newest = found.map_or(newest, |(number, value)| (number, Some(value)));
         }
         Ok((Slots { file, number: newest.0, value: PhantomData }, newest.1))
     }
