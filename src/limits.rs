@@ -22,6 +22,8 @@ pub(crate) const SEGMENT_SLABS_MIN: u64 = 2;
 pub(crate) const RING_BYTES: u64 = 64 * MIB;
 pub(crate) const RING_SEGMENTS_MIN: u64 = 2;
 pub(crate) const PIN_BUDGET_BYTES: u64 = 32 * MIB;
+/// Address space is reserved for all of it.
+pub(crate) const PIN_BUDGET_BYTES_MAX: u64 = 1 << 40;
 /// A consumer may pin this fraction of the budget: over-committed on purpose.
 pub(crate) const PIN_SHARES: u64 = 4;
 pub(crate) const CONSUMERS_MAX: usize = 4096;
@@ -94,6 +96,8 @@ pub(crate) const RETRY_ATTEMPTS: u32 = 10;
 pub(crate) const READ_RETRY_ATTEMPTS: u32 = 5;
 /// A consumer that is caught up looks this often before it yields, then sleeps.
 pub(crate) const IDLE_SPINS: u32 = 64;
+/// Some 10 ms.
+pub(crate) const IDLE_SPINS_MAX: u32 = 1 << 18;
 pub(crate) const IDLE_ROUNDS: u32 = 16;
 pub(crate) const IDLE_YIELDS: u32 = 4;
 /// Nothing sleeps longer than this without looking again: a bound on the cost of a bug, not a

@@ -277,6 +277,20 @@ impl Options {
             limits::PIN_SHARES * self.slab_bytes,
             "a slab a share",
         )?;
+        if self.pin_budget_bytes > limits::PIN_BUDGET_BYTES_MAX {
+            return refuse(format_args!(
+                "pin_budget_bytes is {}: it must be at most {}",
+                self.pin_budget_bytes,
+                limits::PIN_BUDGET_BYTES_MAX
+            ));
+        }
+        if self.idle_spins > limits::IDLE_SPINS_MAX {
+            return refuse(format_args!(
+                "idle_spins is {}: it must be at most {}, or nobody could stop the consumer",
+                self.idle_spins,
+                limits::IDLE_SPINS_MAX
+            ));
+        }
         if self.consumers_max == 0 || self.consumers_max > 1 << 16 {
             return refuse("consumers_max must be from 1 to 65536");
         }
@@ -296,7 +310,7 @@ impl Options {
             return refuse("the shortest shed_backoff is longer than the longest");
         }
         if self.flaps_max == 0 {
-            return refuse("flaps_max must be at least 1");
+            return refuse("flapping must allow for at least one time");
         }
         Ok(())
     }

@@ -59,8 +59,8 @@ impl Builder {
         segment_bytes: u64,
         /// Memory of the ring: a power of two, at least two segments. Default 64 MiB.
         ring_bytes: u64,
-        /// Memory that leases may keep besides the ring; a consumer may have a quarter of it.
-        /// Default 32 MiB.
+        /// Memory that leases may keep besides the ring; a consumer may have a quarter of it, which
+        /// must be a slab at least. At most 1 TiB. Default 32 MiB.
         pin_budget_bytes: u64,
         /// A consumer further behind than this is shed and replayed cold. At least two rings.
         /// Default 1 GiB.
@@ -103,7 +103,7 @@ impl Builder {
         /// 256 MiB.
         cold_bytes_per_second: Option<u64>,
         /// How many pause instructions a consumer that is caught up waits between two looks before
-        /// it sleeps; 0 sleeps at once. Default 64.
+        /// it sleeps; 0 sleeps at once. At most 262,144. Default 64.
         idle_spins: u32,
         /// The deadline of `stop` and `close`. Default 10 s.
         deadline: Duration,
