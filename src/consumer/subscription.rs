@@ -141,7 +141,9 @@ impl Subscribe {
     {
         let (consumer, callbacks) = self.begin(Box::new(callback))?;
         let (plane, state) = (Arc::clone(consumer.plane()), Arc::clone(consumer.state()));
-        let builder = thread::Builder::new().name(format!("ep:{}", state.name));
+        // A thread's name ends at a zero byte, and the library panics over one.
+        let name = format!("ep:{}", state.name.replace('\0', "?"));
+        let builder = thread::Builder::new().name(name);
         let thread = builder.spawn(move || run(consumer, callbacks)).map_err(|e| {
             plane.leave(&state);
             Error::new(ErrorKind::Io, "cannot start the consumer's thread").because(e)
