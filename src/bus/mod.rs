@@ -75,7 +75,8 @@ impl Bus {
         let geometry = builder.options.validate_durable()?;
         let (clock, disk, threads) = builder.surroundings(dir)?;
         let options = builder.options;
-        let opened = open_log(disk, dir, &options, geometry, &clock)?;
+        let check = |disk: &dyn Disk| Checkpoints::check(disk, dir);
+        let opened = open_log(disk, dir, &options, geometry, &clock, check)?;
         let Opened { files, ring, segments, committer, offset, next_lsn, recovery } = opened;
         let meta = files.meta.get();
         let checkpoints = Checkpoints::open(

@@ -1,7 +1,7 @@
 //! Checkpoints: the last record each named consumer has processed, in one file.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -40,6 +40,12 @@ impl Checkpoints {
         Checkpoints::new(None, BTreeMap::new(), BTreeMap::new())
     }
 
+    /// Refuses what `open` would refuse, and changes nothing: to be asked before recovery does.
+    pub(crate) fn check(disk: &dyn Disk, dir: &Path) -> Result<()> {
+        read(disk, dir, NAME)?;
+        read(disk, dir, FOREIGN_NAME).map(drop)
+    }
+
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
@@ -47,7 +53,7 @@ impl Checkpoints {
     ) -> Result<Checkpoints> {
         let file = File { disk, dir, log_id, generation };
         let mut stored = BTreeMap::new();
-        if let Some(found) = file.read(NAME)? {
+        if let Some(found) = read(&*file.disk, &file.dir, NAME)? {
             if (found.log_id, found.generation) == (log_id, generation) {
                 stored.extend(found.entries.into_iter().map(|e| (e.name, Lsn::new(e.lsn))));
             } else {
@@ -55,7 +61,7 @@ impl Checkpoints {
             }
         }
         let mut foreign = BTreeMap::new();
-        if let Some(found) = file.read(FOREIGN_NAME)? {
+        if let Some(found) = read(&*file.disk, &file.dir, FOREIGN_NAME)? {
             let what = format!(
                 "the checkpoint is of log {}, generation {}, not {log_id}, generation {generation}",
                 found.log_id, found.generation
@@ -149,34 +155,34 @@ impl Checkpoints {
     }
 }
 
-impl File {
-    fn read(&self, name: &str) -> Result<Option<format::Checkpoints>> {
-        let path = self.dir.join(name);
-        let failed = |e| Error::io("cannot read the checkpoints", &path, e);
-        let mode = OpenMode { write: false, create: false, direct: false };
-        let file = match self.disk.open(&path, mode) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed(e)),
-        };
-        let damaged = |what: &str| Error::new(ErrorKind::Corrupt, what).at_path(&path);
-        let len = file.len().map_err(failed)?;
-        if len > limits::CHECKPOINT_FILE_BYTES_MAX {
-            return Err(damaged("the checkpoint file is too large"));
-        }
-        let mut bytes = vec![0; len as usize];
-        let read = file.read_at(&mut bytes, 0).map_err(failed)?;
-        let decoded = format::Checkpoints::decode(bytes.get(..read).unwrap_or(&[]));
-        decoded.map(Some).map_err(|error| match error {
-            FormatError::Version(_) | FormatError::RequiredFeatures(_) => {
-                Error::new(ErrorKind::Unsupported, "this build cannot read the checkpoints")
-                    .at_path(&path)
-                    .because(error)
-            }
-            other => damaged("the checkpoint file is damaged").because(other),
-        })
+fn read(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Option<format::Checkpoints>> {
+    let path = dir.join(name);
+    let failed = |e| Error::io("cannot read the checkpoints", &path, e);
+    let mode = OpenMode { write: false, create: false, direct: false };
+    let file = match disk.open(&path, mode) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    let damaged = |what: &str| Error::new(ErrorKind::Corrupt, what).at_path(&path);
+    let len = file.len().map_err(failed)?;
+    if len > limits::CHECKPOINT_FILE_BYTES_MAX {
+        return Err(damaged("the checkpoint file is too large"));
     }
+    let mut bytes = vec![0; len as usize];
+    let read = file.read_at(&mut bytes, 0).map_err(failed)?;
+    let decoded = format::Checkpoints::decode(bytes.get(..read).unwrap_or(&[]));
+    decoded.map(Some).map_err(|error| match error {
+        FormatError::Version(_) | FormatError::RequiredFeatures(_) => {
+            Error::new(ErrorKind::Unsupported, "this build cannot read the checkpoints")
+                .at_path(&path)
+                .because(error)
+        }
+        other => damaged("the checkpoint file is damaged").because(other),
+    })
+}
 
+impl File {
     fn set_aside(&self) -> Result<()> {
         let path = self.dir.join(NAME);
         let failed = |e| Error::io("cannot set foreign checkpoints aside", &path, e);

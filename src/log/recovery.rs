@@ -62,13 +62,15 @@ pub(crate) struct Opened {
     pub(crate) recovery: Recovery,
 }
 
-/// Opens or creates the log in `dir`.
+/// Opens or creates the log in `dir`. What else lies there and may be refused, `check` looks at
+/// before anything is changed.
 pub(crate) fn open_log(
     disk: Arc<dyn Disk>,
     dir: &Path,
     options: &Options,
     geometry: Geometry,
     clock: &Clock,
+    check: impl FnOnce(&dyn Disk) -> Result<()>,
 ) -> Result<Opened> {
     let begun = clock.now();
     let io = |e| Error::io("cannot open the log's directory", dir, e);
@@ -89,6 +91,7 @@ pub(crate) fn open_log(
             Error::io("cannot lock the log", &dir.join("LOCK"), e)
         }
     })?;
+    check(&*disk)?;
     let (meta, fresh) = open_or_create_meta(&disk, dir, geometry, clock)?;
     let files = LogFiles { disk, dir: dir.to_owned(), lock, meta };
     check_sizes(&files, &geometry)?;

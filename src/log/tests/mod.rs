@@ -81,7 +81,7 @@ impl Bed {
             _ => real,
         };
         let geometry = self.geometry();
-        let opened = open_log(disk, self.path(), &self.options, geometry, &self.clock)?;
+        let opened = open_log(disk, self.path(), &self.options, geometry, &self.clock, |_| Ok(()))?;
         let Opened { files, ring, segments, committer, offset, next_lsn, recovery } = opened;
         let log = Arc::new(Log::new(
             &self.options,
