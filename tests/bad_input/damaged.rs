@@ -195,28 +195,28 @@ fn damaged_checkpoints_are_refused_before_recovery_changes_anything() {
 }
 
 /// Changes a structure at `offset` of a file, makes its checksum right, and writes it back.
-fn edit(path: &Path, structure: std::ops::Range<usize>, change: impl Fn(&mut [u8])) {
+fn edit(path: &Path, (start, end): (usize, usize), change: impl Fn(&mut [u8])) {
     let mut file = fs::read(path).unwrap();
-    let part = &mut file[structure];
+    let part = &mut file[start..end];
     change(part);
     raw::reseal(part);
     replace(path, &file);
 }
 
 /// Every structure with an envelope: its file and place, and the segment it belongs to.
-fn structures(bed: &Bed) -> Vec<(PathBuf, Vec<std::ops::Range<usize>>, Option<u64>)> {
+fn structures(bed: &Bed) -> Vec<(PathBuf, Vec<(usize, usize)>, Option<u64>)> {
     let bytes = bed.segment_bytes as usize;
-    let footer = bytes - raw::footer_bytes(bytes)..bytes;
+    let footer = (bytes - raw::footer_bytes(bytes), bytes);
     let checkpoints = file(bed, "checkpoints");
     let len = fs::read(&checkpoints).unwrap().len();
-    let header = |n| (bed.segment_path(n), vec![0..PAGE], Some(n));
+    let header = |n| (bed.segment_path(n), vec![(0, PAGE)], Some(n));
     vec![
         header(0),
         header(3),
         header(bed.segments()[4]),
         (bed.segment_path(1), vec![footer], Some(1)),
-        (file(bed, "meta"), vec![0..PAGE, PAGE..2 * PAGE], None),
-        (checkpoints, vec![0..len], None),
+        (file(bed, "meta"), vec![(0, PAGE), (PAGE, 2 * PAGE)], None),
+        (checkpoints, vec![(0, len)], None),
     ]
 }
 
@@ -227,19 +227,19 @@ fn newer_versions_and_unknown_required_features_are_refused_by_name() {
         for (path, places, segment) in structures(&bed) {
             let whole = fs::read(&path).unwrap();
             for (at, value, named) in [(8, 2u8, "2"), (9, 1, "258"), (16, 1, "1"), (23, 0x80, "")] {
-                for place in &places {
-                    edit(&path, place.clone(), |part| part[at] = value);
+                for &place in &places {
+                    edit(&path, place, |part| part[at] = value);
                 }
                 if at == 9 {
                     // Of a later version nothing is assumed but where it says so.
-                    places.iter().for_each(|place| patch(&path, place.start + 8, &[2]));
+                    places.iter().for_each(|place| patch(&path, place.0 + 8, &[2]));
                 }
                 let error = bed.refuses(ErrorKind::Unsupported, &path);
                 let said = error.to_string();
                 assert!(said.contains(named), "{said}");
                 assert!(said.contains(if at < 16 { "version" } else { "feature" }), "{said}");
                 assert_eq!(error.segment(), segment);
-                assert_eq!(error.offset(), segment.map(|_| places[0].start as u64));
+                assert_eq!(error.offset(), segment.map(|_| places[0].0 as u64));
                 replace(&path, &whole);
             }
         }
@@ -248,7 +248,7 @@ fn newer_versions_and_unknown_required_features_are_refused_by_name() {
         let whole = fs::read(&path).unwrap();
         let sequence = |slot: usize| raw::u64_at(&whole, slot + 48);
         let newest = if sequence(0) > sequence(PAGE) { 0 } else { PAGE };
-        edit(&path, newest..newest + PAGE, |slot| slot[16] = 1);
+        edit(&path, (newest, newest + PAGE), |slot| slot[16] = 1);
         bed.refuses(ErrorKind::Unsupported, &path);
         replace(&path, &whole);
         reopens(&bed, &mut model);

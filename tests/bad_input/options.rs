@@ -29,7 +29,7 @@ fn wrong_anywhere() -> Vec<(&'static str, Change)> {
     let slabs = [0, 1, SLAB - 1, SLAB + 1, SLAB / 2, 3 * SLAB, 128 << 20, u64::MAX];
     [
         wrong("slab_bytes", Builder::slab_bytes, slabs),
-        wrong("ring_bytes", Builder::ring_bytes, [0, SLAB, 3 * RING, 1 << 41, u64::MAX]),
+        wrong("ring_bytes", Builder::ring_bytes, [0, SEGMENT, 3 * RING, 1 << 41, u64::MAX]),
         wrong("pin_budget_bytes", Builder::pin_budget_bytes, [0, 4 * SLAB - 1, u64::MAX]),
         wrong("consumers_max", Builder::consumers_max, [0, (1 << 16) + 1, usize::MAX]),
         wrong("tick", Builder::tick, none),
@@ -64,7 +64,7 @@ fn wrong_on_disk() -> Vec<(&'static str, Change)> {
     ];
     [
         wrong("segment_bytes", Builder::segment_bytes, segments),
-        wrong("ring_bytes", Builder::ring_bytes, [SEGMENT]),
+        vec![("ring_bytes", change(|b| b.segment_bytes(2 * SEGMENT)))],
         wrong("catchup_window_bytes", Builder::catchup_window_bytes, [0, 2 * RING - 1]),
         wrong("readahead_bytes", Builder::readahead_bytes, readahead),
         wrong("Deferred", Builder::durability, durability),
