@@ -203,8 +203,11 @@ fn edit(path: &Path, (start, end): (usize, usize), change: impl Fn(&mut [u8])) {
     replace(path, &file);
 }
 
+/// A file, the structures in it from where to where, and its segment.
+type Structure = (PathBuf, Vec<(usize, usize)>, Option<u64>);
+
 /// Every structure with an envelope: its file and place, and the segment it belongs to.
-fn structures(bed: &Bed) -> Vec<(PathBuf, Vec<(usize, usize)>, Option<u64>)> {
+fn structures(bed: &Bed) -> Vec<Structure> {
     let bytes = bed.segment_bytes as usize;
     let footer = (bytes - raw::footer_bytes(bytes), bytes);
     let checkpoints = file(bed, "checkpoints");
