@@ -38,17 +38,20 @@ pub(crate) struct Args {
     pub(crate) rate: Rate,
 
     /// A file of lines, each a record. Lines that are no flights count as departures of the
-    /// carrier "?" [default: the flights that come with the crate]
-    #[arg(long, value_name = "FILE", default_value = FLIGHTS, hide_default_value = true)]
+    /// carrier "?".
+    /// [default: the flights that come with the crate]
+    #[arg(long, value_name = "FILE", default_value = FLIGHTS, hide_default_value = true,
+        verbatim_doc_comment)]
     pub(crate) input: PathBuf,
 
-    /// How many records to commit in all. The scenes need about 1,100,000 records of flights.
+    /// How many records to commit in all. The scenes need about 1,220,000 records of flights.
     #[arg(long, default_value_t = 3_000_000, value_name = "N")]
     pub(crate) records: u64,
 
     /// Where the log (DIR/log) and the subscribers' state (DIR/state) go: missing or empty, unless
-    /// with --resume [default: a temporary directory, removed at the end]
-    #[arg(long, value_name = "DIR")]
+    /// with --resume.
+    /// [default: a temporary directory, removed at the end]
+    #[arg(long, value_name = "DIR", verbatim_doc_comment)]
     pub(crate) dir: Option<PathBuf>,
 
     /// Serve Prometheus metrics here while it runs, such as 127.0.0.1:9464
@@ -57,7 +60,7 @@ pub(crate) struct Args {
 
     /// When a commit is acknowledged: once it is on stable storage, or at once, with the sync
     /// following within 50 ms or 4 MiB
-    #[arg(long, value_enum, default_value_t = Acknowledge::Synced)]
+    #[arg(long, value_enum, default_value_t = Acknowledge::Synced, verbatim_doc_comment)]
     pub(crate) durability: Acknowledge,
 
     /// Which system calls carry the writes; `auto` is io_uring where it is allowed, else pwrite
@@ -68,9 +71,9 @@ pub(crate) struct Args {
     #[arg(long, requires = "dir")]
     pub(crate) resume: bool,
 
-    /// Write what the library traces to this file [default: warnings to stderr when standard
-    /// output is not a terminal]
-    #[arg(long, value_name = "FILE")]
+    /// Write what the library traces to this file.
+    /// [default: warnings to stderr when standard output is not a terminal]
+    #[arg(long, value_name = "FILE", verbatim_doc_comment)]
     pub(crate) log: Option<PathBuf>,
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eventplane::{Ack, Batch, Bus, OwnedRecord, Subscription, Tier};
+use eventplane::{Ack, Batch, Bus, OwnedRecord, Record, Subscription, Tier};
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
@@ -83,14 +83,11 @@ impl Work for Delays {
     }
 }
 
-/// The standard error of the mean delay in a batch, by drawing from it again and again: the longer,
+/// The standard error of the mean delay in a batch (no delay is one of 0 minutes), by drawing from it again and again: the longer,
 /// the better.
 fn bootstrap(batch: &Batch<'_>, how_long: Duration) -> f64 {
-    let delays: Vec<i64> =
-        batch.iter().filter_map(|record| flight::delay_minutes(record.payload())).collect();
-    if delays.is_empty() {
-        return 0.0;
-    }
+    let minutes = |record: Record<'_>| flight::delay_minutes(record.payload()).unwrap_or(0);
+    let delays: Vec<i64> = batch.iter().map(minutes).collect();
     let begun = Instant::now();
     let (mut dice, mut draws, mut sum, mut squares) = (batch.first_lsn().get(), 0.0, 0.0, 0.0);
     while begun.elapsed() < how_long {

@@ -16,7 +16,7 @@ use crate::stage::Stage;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(2);
-/// A step of a scene that takes longer has failed.
+/// A step of a scene that takes longer, while nothing moves, has failed.
 const STEP_MAX: Duration = Duration::from_secs(20);
 const SAVE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -83,13 +83,9 @@ impl<'a> Director<'a> {
             }
             self.stage.calm();
             self.flow.burst.set(false);
-            if self.flow.failure().is_some() {
-                break;
-            }
         }
         problems.extend(self.finish().err());
         self.flow.stop.set(true);
-        problems.extend(self.flow.failure());
         (self.history, problems)
     }
 
@@ -153,14 +149,14 @@ impl<'a> Director<'a> {
         }
     }
 
-    /// Looks until it is so. Progress of the log moves the deadline.
+    /// Looks until it is so. Progress of the log or of a consumer moves the deadline.
     pub(crate) fn until(
         &mut self,
         what: &str,
         is_so: impl Fn(&Seen<'_>) -> bool,
     ) -> Result<(), String> {
         let mut deadline = Instant::now() + STEP_MAX;
-        let mut committed = 0;
+        let mut progress = 0;
         loop {
             let seen = self.look();
             if is_so(&seen) {
@@ -175,8 +171,10 @@ impl<'a> Director<'a> {
                 }
             }
             let now = Instant::now();
-            if seen.committed > committed {
-                (committed, deadline) = (seen.committed, now + STEP_MAX);
+            let lsns = seen.consumers.iter().map(|status| status.lsn.get());
+            let moved = seen.committed + lsns.sum::<u64>();
+            if moved > progress {
+                (progress, deadline) = (moved, now + STEP_MAX);
             }
             if now >= deadline {
                 return Err(format!("waited in vain until {what}"));

@@ -13,6 +13,8 @@ const SEGMENT_BYTES: u64 = 2 << 20;
 const RING_BYTES: u64 = 8 << 20;
 const CATCHUP_WINDOW_BYTES: u64 = 16 << 20;
 const READAHEAD_BYTES: u64 = 1 << 20;
+/// A record fits half a slab, with its header, the block's and the padding.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = SLAB_BYTES as usize / 2 - 80;
 /// A consumer's share of the pin budget, a quarter of it.
 const SHARE_SLABS: u64 = 8;
 const PIN_BUDGET_BYTES: u64 = 4 * SHARE_SLABS * SLAB_BYTES;

@@ -48,7 +48,7 @@ use crate::args::Args;
 use crate::cast::{Cast, Report};
 use crate::director::Director;
 use crate::display::Display;
-use crate::geometry::InRecords;
+use crate::geometry::{InRecords, PAYLOAD_BYTES_MAX};
 use crate::history::History;
 use crate::home::Home;
 use crate::input::Input;
@@ -90,24 +90,29 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool, Exit> {
     let input = Input::load(&args.input).map_err(Exit::Refused)?;
     let size = InRecords::of(&input);
-    check(args, &size).map_err(Exit::Refused)?;
+    check(args, &input, &size).map_err(Exit::Refused)?;
     let on_terminal = io::stdout().is_terminal();
     observe::trace(args, on_terminal).map_err(Exit::Refused)?;
     observe::serve(args).map_err(Exit::Refused)?;
     let home = Home::open(args, &input).map_err(Exit::Refused)?;
-    let bus = open(args, &home, &input)?;
+    let bus = open(args, &home)?;
     check_recovered(args, &home, &bus)?;
     let history = History::open(&home)?;
     let stage = Arc::new(Stage { page_records: size.slab, ..Stage::default() });
     let cast = Cast::assemble(&bus, &home, &stage, &history)?;
 
-    let flow = Flow::new();
+    let flow = Arc::new(Flow::new());
+    let interrupted = Arc::clone(&flow);
+    ctrlc::set_handler(move || interrupted.fail("the run", &"interrupted"))?;
     let display = Display::new(args.records, on_terminal);
     let director =
         Director::new((&bus, &home), (&cast, &stage), (&flow, history), (size, args.records));
     let (history, mut problems) = perform(args, &input, director, display);
-    cast.stop()?;
-    bus.close()?;
+    let closed = cast.stop().and_then(|()| Ok(bus.close()?));
+    if let Some(failure) = flow.failure() {
+        return Err(Exit::Failed(failure.into()));
+    }
+    closed?;
 
     let mut report = cast.report(&input, args.records);
     report.results.iter().for_each(|result| println!("{result}"));
@@ -121,26 +126,24 @@ fn run(args: &Args) -> Result<bool, Exit> {
     Ok(problems.is_empty())
 }
 
-fn check(args: &Args, size: &InRecords) -> Result<(), String> {
+fn check(args: &Args, input: &Input, size: &InRecords) -> Result<(), String> {
+    let (longest, path) = (input.longest(), args.input.display());
+    if longest > PAYLOAD_BYTES_MAX {
+        return Err(format!("{path} has a line of {longest} bytes, more than {PAYLOAD_BYTES_MAX}"));
+    }
     let least = scenes::records_min(size);
     if args.records < least {
-        return Err(format!("--records: the scenes need {least} records of this input"));
+        let records = args.records;
+        return Err(format!("the scenes need more than {records}: use --records {least}, or more"));
     }
     Ok(())
 }
 
-fn open(args: &Args, home: &Home, input: &Input) -> Result<Bus, Exit> {
-    let bus = geometry::builder(args).open(home.log()).map_err(|error| match error.kind() {
+fn open(args: &Args, home: &Home) -> Result<Bus, Exit> {
+    geometry::builder(args).open(home.log()).map_err(|error| match error.kind() {
         ErrorKind::NotALog | ErrorKind::Locked => Exit::Refused(error.to_string()),
         _ => error.into(),
-    })?;
-    let (longest, most) = (input.longest(), bus.writer().payload_bytes_max());
-    if longest > most {
-        let path = args.input.display();
-        let why = format!("{path} has a line of {longest} bytes, more than {most}");
-        return Err(Exit::Refused(why));
-    }
-    Ok(bus)
+    })
 }
 
 /// Nothing that was acknowledged may be missing.

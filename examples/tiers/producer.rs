@@ -44,6 +44,9 @@ pub(crate) struct Flow {
     failure: Mutex<Option<String>>,
 }
 
+/// A commit on its way to the acknowledger, and when it began.
+pub(crate) type Pending = (Instant, Ticket);
+
 /// Microseconds from commit to acknowledgement.
 struct Latency {
     lately: Histogram<u64>,
@@ -110,7 +113,7 @@ impl Flow {
         }
     }
 
-    fn fail(&self, who: &str, failure: &dyn std::fmt::Display) {
+    pub(crate) fn fail(&self, who: &str, failure: &dyn std::fmt::Display) {
         lock(&self.failure).get_or_insert_with(|| format!("{who}: {failure}"));
     }
 }
@@ -143,7 +146,7 @@ pub(crate) fn produce(
     input: &Input,
     (written, records, rate): (u64, u64, Rate),
     flow: &Flow,
-    tickets: &SyncSender<(Instant, Ticket)>,
+    tickets: &SyncSender<Pending>,
 ) -> Result<(), Failure> {
     let writer = bus.writer();
     let mut pace = Pace { rate, paid_until: Instant::now() };
@@ -184,10 +187,7 @@ fn commit(writer: &Writer, input: &Input, first: u64, count: u64) -> Result<Tick
     Ok(batch.commit_later()?)
 }
 
-/// A commit and when it began.
-type Begun = (Instant, Ticket);
-
-pub(crate) fn channel() -> (SyncSender<Begun>, Receiver<Begun>) {
+pub(crate) fn channel() -> (SyncSender<Pending>, Receiver<Pending>) {
     sync_channel(TICKETS_MAX)
 }
 
@@ -197,7 +197,7 @@ pub(crate) fn acknowledge(
     home: &Home,
     durability: Acknowledge,
     flow: &Flow,
-    tickets: &Receiver<(Instant, Ticket)>,
+    tickets: &Receiver<Pending>,
 ) -> Result<(), Failure> {
     let (mut slots, _) = Slots::<u64>::open(&home.state(ACKNOWLEDGED))?;
     for (begun, ticket) in tickets {
