@@ -111,19 +111,19 @@ pub(crate) fn subscribe(
     let (ledger, stage) = (exact.ledger(), Arc::clone(stage));
     let shelf = Shelf::new(stage.page_records);
     let told = shelf.clone();
-    let mut worst: Option<(i64, OwnedRecord)> = None;
+    let mut worst: (i64, Option<OwnedRecord>) = (0, None);
     let subscribe = bus.subscribe(Delays::NAME).start_at(start);
     let subscription = subscribe.on_signal(move |signal| told.heed(signal)).run(move |batch| {
         exact.deliver(batch)?;
         for record in batch {
             let minutes = flight::delay_minutes(record.payload()).unwrap_or(0);
-            if worst.as_ref().is_none_or(|(most, _)| minutes > *most) {
-                // Refused, it is known by its minutes only until a worse one comes.
-                worst = record.lease().ok().map(|lease| (minutes, lease));
+            if minutes > worst.0 {
+                // Where the lease is refused the minutes alone are kept.
+                worst = (minutes, record.lease().ok());
             }
         }
         // The worst takes the place of a sample.
-        let pinned = worst.as_ref().is_some_and(|(_, record)| record.is_pinned());
+        let pinned = worst.1.as_ref().is_some_and(OwnedRecord::is_pinned);
         shelf.sample(batch, stage.samples() - u64::from(pinned));
         if stage.rush.get() && batch.tier() == Tier::Hot {
             std::hint::black_box(bootstrap(batch, HEAVY_WORK));

@@ -20,6 +20,7 @@ pub(crate) struct Display {
 }
 
 struct Table {
+    titles: ProgressBar,
     rows: Vec<ProgressBar>,
     writer: ProgressBar,
     progress: ProgressBar,
@@ -93,15 +94,16 @@ impl Table {
         let style = |template| ProgressStyle::with_template(template).expect("a valid template");
         let text = || {
             let bar = bars.add(ProgressBar::new_spinner());
-            bar.set_style(style("{msg}"));
+            bar.set_style(style("{wide_msg}"));
             bar
         };
-        text().set_message(TITLES);
+        let titles = text();
+        titles.set_message(TITLES);
         let rows = cast::NAMES.iter().map(|_| text()).collect();
         let writer = text();
         let progress = bars.add(ProgressBar::new(records));
         progress.set_style(style("{wide_bar} {human_pos}/{human_len} {elapsed}"));
-        Table { rows, writer, progress }
+        Table { titles, rows, writer, progress }
     }
 
     fn show(&self, consumers: &[Status], rates: &[u64], writer: &str, committed: u64) {
@@ -117,7 +119,8 @@ impl Table {
     }
 
     fn finish(&self) {
-        self.rows.iter().chain([&self.writer, &self.progress]).for_each(ProgressBar::abandon);
+        let others = [&self.titles, &self.writer, &self.progress];
+        self.rows.iter().chain(others).for_each(ProgressBar::abandon);
     }
 }
 
