@@ -83,8 +83,8 @@ impl Work for Delays {
     }
 }
 
-/// The standard error of the mean delay in a batch (no delay is one of 0 minutes), by drawing from it again and again: the longer,
-/// the better.
+/// The standard error of the mean delay in a batch (no delay is one of 0 minutes), by drawing from
+/// it again and again: the longer, the better.
 fn bootstrap(batch: &Batch<'_>, how_long: Duration) -> f64 {
     let minutes = |record: Record<'_>| flight::delay_minutes(record.payload()).unwrap_or(0);
     let delays: Vec<i64> = batch.iter().map(minutes).collect();
