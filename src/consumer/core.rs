@@ -155,8 +155,9 @@ impl Consumer {
                 return progress;
             }
         }
-        self.follow_tier();
-        self.tell_signals(subscriber);
+        if self.follow_tier() {
+            self.tell_signals(subscriber);
+        }
         if self.phase == Phase::Shed {
             return Progress::Waiting;
         }
@@ -222,14 +223,17 @@ impl Consumer {
             || self.state.tier_epoch.load(Ordering::Acquire) != self.tier_epoch
     }
 
-    /// Takes over a transition: what was held goes, the cursor stays.
-    fn follow_tier(&mut self) {
+    /// Takes over a transition: what was held goes, the cursor stays. Returns whether there was one:
+    /// its signals were queued before the epoch that says so.
+    fn follow_tier(&mut self) -> bool {
         let epoch = self.state.tier_epoch.load(Ordering::Acquire);
-        if epoch != self.tier_epoch {
-            self.tier_epoch = epoch;
-            self.phase = self.state.tiering.lock().phase;
-            self.held = Held::None;
+        if epoch == self.tier_epoch {
+            return false;
         }
+        self.tier_epoch = epoch;
+        self.phase = self.state.tiering.lock().phase;
+        self.held = Held::None;
+        true
     }
 
     fn tell_signals(&mut self, subscriber: &mut dyn Subscriber) {
@@ -283,36 +287,31 @@ impl Consumer {
 
     /// The next run, or why there is none.
     fn scan_at_cursor(&mut self, seen: Seen) -> Result<Result<Scan, Brought>> {
-        let plane = Arc::clone(&self.plane);
-        let geometry = &plane.log.geometry;
         let singly = self.cursor.next_lsn <= self.singly_through;
         let limits = if singly { PageLimits { records: 1, ..self.limits } } else { self.limits };
+        let want = self.want();
+        let Consumer { plane, state, held, cursor, filter, .. } = self;
         let mut more = false;
         loop {
-            let want = self.want();
-            let brought = self.held.bring(plane.supply(), want, &mut self.cursor, seen, more)?;
+            let brought = held.bring(plane.supply(), want, cursor, seen, more)?;
             if brought != Brought::Ready {
                 return Ok(Err(brought));
             }
-            let window = self.held.window(geometry);
-            let held = &self.held;
-            let checked = &self.state.checked;
             let check = |position, block: &[u8]| {
                 if held.verify(position, block)? {
-                    checked.fetch_add(block.len() as u64, Ordering::Relaxed);
+                    state.checked.fetch_add(block.len() as u64, Ordering::Relaxed);
                 }
                 Ok(())
             };
-            let scan = read(window, self.cursor, &self.filter, limits, check)?;
-            if scan.to != self.cursor {
+            let window = held.window(&plane.log.geometry);
+            let scan = read(window, *cursor, filter, limits, check)?;
+            if scan.to != *cursor {
                 return Ok(Ok(scan));
             }
             // The window holds the next block in part; asking for more fails if there is none.
             if more && !held.is_replay() {
-                return Err(Error::new(
-                    ErrorKind::Gap,
-                    "a block ends behind the committed position",
-                ));
+                let what = "a block ends behind the committed position";
+                return Err(Error::new(ErrorKind::Gap, what));
             }
             more = true;
         }
