@@ -45,8 +45,9 @@ impl Stop {
 pub(crate) struct Supervisor {
     plane: Arc<Plane>,
     metrics: BusMetrics,
-    /// The batch that held the append lock at the last tick.
+    /// The batch that held the append lock at the last tick, and the last one warned of.
     held_batch: AtomicU64,
+    warned_batch: AtomicU64,
     long_batches: AtomicU64,
 }
 
@@ -56,6 +57,7 @@ impl Supervisor {
             plane,
             metrics: BusMetrics::new(),
             held_batch: AtomicU64::new(0),
+            warned_batch: AtomicU64::new(0),
             long_batches: AtomicU64::new(0),
         }
     }
@@ -87,7 +89,8 @@ impl Supervisor {
     fn watch_batches(&self) {
         let held = self.plane.log.held_batch();
         let before = self.held_batch.swap(held, Ordering::Relaxed);
-        if held != 0 && held == before && self.plane.options.tick >= limits::LONG_BATCH {
+        let is_long = held != 0 && held == before && self.plane.options.tick >= limits::LONG_BATCH;
+        if is_long && self.warned_batch.swap(held, Ordering::Relaxed) != held {
             self.long_batches.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("a write batch holds the append lock for longer than a tick");
         }

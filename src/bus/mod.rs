@@ -403,8 +403,10 @@ impl Builder {
     /// Clock, disk, and whether there are threads.
     fn surroundings(&self, dir: &Path) -> Result<(Clock, Arc<dyn Disk>, bool)> {
         let Options { backend, direct_io, .. } = self.options;
-        let disk = RealDisk::new(backend, direct_io)
-            .map_err(|e| Error::io("cannot set up the disk backend", dir, e))?;
+        let disk = RealDisk::new(backend, direct_io).map_err(|e| {
+            Error::io(format!("cannot set up the backend {backend:?}"), dir, e)
+                .advise("`Backend::Auto` falls back where the system refuses io_uring")
+        })?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
         #[cfg(feature = "testing")]
         let disk: Arc<dyn Disk> = match &self.instruments.faults {

@@ -215,7 +215,8 @@ impl<'b> Record<'b> {
 
     /// Keeps the record beyond the callback: in the hot tier without a copy, by pinning its slab;
     /// elsewhere as a copy. Either is charged to the consumer's share of the pin budget until the
-    /// last lease in that slab is dropped.
+    /// last lease in that slab is dropped. A consumer that is shed stays so while its leases pin
+    /// more than half its share.
     ///
     /// # Errors
     /// [`ErrorKind::LeaseRefused`](crate::ErrorKind::LeaseRefused) over the share or the budget:

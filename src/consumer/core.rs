@@ -223,8 +223,8 @@ impl Consumer {
             || self.state.tier_epoch.load(Ordering::Acquire) != self.tier_epoch
     }
 
-    /// Takes over a transition: what was held goes, the cursor stays. Returns whether there was one:
-    /// its signals were queued before the epoch that says so.
+    /// Takes over a transition: what was held goes, the cursor stays. Returns whether there was
+    /// one: its signals were queued before the epoch that says so.
     fn follow_tier(&mut self) -> bool {
         let epoch = self.state.tier_epoch.load(Ordering::Acquire);
         if epoch == self.tier_epoch {

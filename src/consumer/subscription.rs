@@ -232,7 +232,9 @@ pub(crate) fn enter(
 ///
 /// # Shedding
 /// A consumer that stalls, pins too much or falls too far behind is shed: what it holds is
-/// released, and it is replayed from the log when its back-off is over. [`Status::shed`] says so.
+/// released, and it is replayed from the log when its back-off is over, its callback has returned
+/// and its leases pin no more than half its share: drop them on [`Signal::TierChanged`] to come
+/// back. [`Status::shed`] and [`Status::pinned_bytes`] say so.
 ///
 /// # Closing
 /// `stop`, or the close of the bus, lets a callback in progress finish, stores the checkpoint and

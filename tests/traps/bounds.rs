@@ -8,7 +8,7 @@ use eventplane::{Ack, Durability, ErrorKind, Start};
 
 use super::bed::{
     Bed, LONG, VIAS, backend_name, backend_of, backends, child_of, commit, fill_to, in_child,
-    patch, read_to_end, reader, replace,
+    patch, read_to_end, reader, replace, until,
 };
 use super::raw;
 
@@ -226,5 +226,6 @@ fn trap_17_many_segments_start_no_threads() {
     assert!(most > opened, "they were seen reading");
     assert!(most <= opened + 3, "one a consumer, whatever it reads: {opened}, then {most}");
     bus.close().unwrap();
-    assert_eq!(threads(), before);
+    // A thread that was joined may still be listed for a moment.
+    until("all threads have ended", || threads() == before);
 }
