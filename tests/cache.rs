@@ -74,22 +74,29 @@ fn write_log(bus: &Bus) -> Lsn {
     last
 }
 
-#[test]
-fn a_replay_leaves_little_in_the_page_cache() {
-    let begun = Instant::now();
-    let dir = tempfile::tempdir().unwrap();
-    let clock = ManualClock::default();
-    let bus = Bus::builder()
+fn open(dir: &Path) -> Bus {
+    Bus::builder()
         .segment_bytes(SEGMENT_BYTES)
         .readahead_bytes(READAHEAD_BYTES)
         .ring_bytes(2 * SEGMENT_BYTES)
         .durability(Durability::Deferred { interval: Duration::from_secs(1), bytes: 8 * MIB })
-        .manual(&clock)
-        .open(dir.path())
-        .unwrap();
+        .manual(&ManualClock::default())
+        .open(dir)
+        .unwrap()
+}
+
+#[test]
+fn a_replay_leaves_little_in_the_page_cache() {
+    let begun = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let bus = open(dir.path());
     let last = write_log(&bus);
     let files = segments(dir.path());
-    assert!(files.len() as u64 * SEGMENT_BYTES > 512 * MIB, "{} segments", files.len());
+    assert!(
+        files.len() as u64 * SEGMENT_BYTES > 512 * MIB,
+        "{} segments",
+        files.len()
+    );
     drop_caches(&files);
     assert_eq!(resident(&files), 0, "the caches could be dropped");
     println!("written in {:?}", begun.elapsed());
@@ -127,13 +134,23 @@ fn a_replay_leaves_little_in_the_page_cache() {
     assert_eq!(delivered, last.get());
     assert!(looks >= 10, "{looks} looks while replaying");
     let status = consumer.handle().status();
-    assert!(status.replayed_bytes[1] > LOG_BYTES * 9 / 10, "{:?}", status.replayed_bytes);
+    assert!(
+        status.replayed_bytes[1] > LOG_BYTES * 9 / 10,
+        "{:?}",
+        status.replayed_bytes
+    );
     let most = 2 * READAHEAD_BYTES + KERNEL_BYTES;
     assert!(worst > 0, "what is being read is resident");
-    assert!(worst <= most, "{worst} bytes resident while replaying, at most {most} expected");
+    assert!(
+        worst <= most,
+        "{worst} bytes resident while replaying, at most {most} expected"
+    );
     let left = resident(&files);
     assert!(left <= 2 * READAHEAD_BYTES, "{left} bytes resident afterwards");
-    println!("{worst} bytes at worst in {looks} looks, {left} afterwards, {:?}", begun.elapsed());
+    println!(
+        "{worst} bytes at worst in {looks} looks, {left} afterwards, {:?}",
+        begun.elapsed()
+    );
     drop(consumer);
     bus.close().unwrap();
 }

@@ -16,8 +16,10 @@ const USAGE: i32 = 2;
 const UNREADABLE: i32 = 3;
 
 fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> (i32, String, String) {
-    let Output { status, stdout, stderr } =
-        Command::new(env!("CARGO_BIN_EXE_eventplane")).args(args).output().unwrap();
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_eventplane"))
+        .args(args)
+        .output()
+        .unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
 }
@@ -61,7 +63,10 @@ fn segments_has_one_line_each() {
     let listed = listed["segments"].as_array().unwrap();
     let records: u64 = listed.iter().map(|s| s["records"].as_u64().unwrap()).sum();
     assert_eq!(records, 40);
-    assert_eq!((&listed[0]["state"], &listed[0]["first_lsn"]), (&"sealed".into(), &1.into()));
+    assert_eq!(
+        (&listed[0]["state"], &listed[0]["first_lsn"]),
+        (&"sealed".into(), &1.into())
+    );
     assert_eq!(listed.last().unwrap()["state"], "prepared");
     let (_, text) = on("segments", &sample.dir, &[]);
     assert_eq!(text.lines().count(), listed.len() + 1);
@@ -78,10 +83,20 @@ fn dump_prints_the_records_asked_for() {
 
     let (_, text) = on("dump", &sample.dir, &["--json"]);
     let rows: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!((&rows[0]["text"], &rows[2]["hex"]), (&"one".into(), &"ff00".into()));
-    assert_eq!((rows.len(), &rows[3]["lsn"], &rows[3]["key"]), (4, &4.into(), &40.into()));
+    assert_eq!(
+        (&rows[0]["text"], &rows[2]["hex"]),
+        (&"one".into(), &"ff00".into())
+    );
+    assert_eq!(
+        (rows.len(), &rows[3]["lsn"], &rows[3]["key"]),
+        (4, &4.into(), &40.into())
+    );
 
-    let (_, text) = on("dump", &sample.dir, &["--limit", "1", "--kind", "3", "--kind", "4"]);
+    let (_, text) = on(
+        "dump",
+        &sample.dir,
+        &["--limit", "1", "--kind", "3", "--kind", "4"],
+    );
     assert!(text.starts_with("3 ") && text.lines().count() == 1, "{text}");
     assert_eq!(on("dump", &sample.dir, &["--limit", "0"]), (CLEAN, String::new()));
     assert_eq!(on("dump", &sample.dir, &["--from", "5"]), (CLEAN, String::new()));
@@ -110,7 +125,10 @@ fn verify_lists_what_is_wrong() {
     let (status, report) = json("verify", &sample.dir, &[]);
     let finding = &report["findings"][0];
     assert_eq!((status, &finding["kind"]), (FINDINGS, &"Corrupt".into()));
-    assert_eq!((&finding["first_lsn"], &finding["last_lsn"]), (&21.into(), &21.into()));
+    assert_eq!(
+        (&finding["first_lsn"], &finding["last_lsn"]),
+        (&21.into(), &21.into())
+    );
     assert_eq!(
         (&finding["segment"], &finding["offset"]),
         (&block.segment.into(), &block.offset.into())
@@ -131,18 +149,28 @@ fn repair_writes_only_when_told_to() {
     flip(&segment_file(&sample.dir, block.segment), block.offset + 100, 0);
     let before = images(&sample.dir);
     let (status, plan) = json("repair", &sample.dir, &[]);
-    assert_eq!((status, &plan["done"], &plan["needed"]), (FINDINGS, &false.into(), &true.into()));
+    assert_eq!(
+        (status, &plan["done"], &plan["needed"]),
+        (FINDINGS, &false.into(), &true.into())
+    );
     assert_eq!(
         (&plan["lost_end"]["first_lsn"], &plan["lost_end"]["records"]),
         (&21.into(), &20.into())
     );
-    assert!(on("repair", &sample.dir, &[]).1.contains("LSNs 21 to 40, 20 records"));
+    assert!(
+        on("repair", &sample.dir, &[])
+            .1
+            .contains("LSNs 21 to 40, 20 records")
+    );
     assert_eq!(images(&sample.dir), before, "a dry run changed something");
 
     let (status, text) = on("repair", &sample.dir, &["--write"]);
     assert!(status == CLEAN && text.contains("generation 1"), "{text}");
     assert_eq!(on("verify", &sample.dir, &[]).0, CLEAN);
-    assert_eq!(on("repair", &sample.dir, &["--write"]), (CLEAN, "nothing to repair\n".into()));
+    assert_eq!(
+        on("repair", &sample.dir, &["--write"]),
+        (CLEAN, "nothing to repair\n".into())
+    );
     assert_eq!(read_all(&sample.dir), sample.records[..20]);
 }
 
@@ -177,7 +205,11 @@ fn what_is_no_log_is_named_and_left_alone() {
         assert_eq!(status, UNREADABLE);
         assert!(stderr.contains("holds no log"), "{stderr}");
     }
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something was created");
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "something was created"
+    );
     let missing = dir.path().join("missing");
     assert_eq!(on("verify", &missing, &[]).0, UNREADABLE);
     assert!(!missing.exists());

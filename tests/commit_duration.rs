@@ -50,7 +50,10 @@ fn commits_by_ticket_are_measured() {
     let recorder = Commits::default();
     let dir = tempfile::tempdir().unwrap();
     metrics::with_local_recorder(&recorder, || {
-        let bus = Bus::builder().durability(Durability::Synced).open(dir.path()).unwrap();
+        let bus = Bus::builder()
+            .durability(Durability::Synced)
+            .open(dir.path())
+            .unwrap();
         let writer = bus.writer();
         for measured in 1..=3 {
             let mut batch = writer.batch();

@@ -5,7 +5,6 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::{
@@ -14,8 +13,7 @@ use common::{
 };
 use eventplane::testing::{Fault, Faults, ManualClock, Op, Polled};
 use eventplane::{
-    Ack, Backend, Batch, Bus, ErrorKind, LossCause, Lsn, OnPositionLost, OwnedRecord, Retry,
-    Signal, Start, Subscription,
+    Ack, Backend, Batch, Bus, ErrorKind, Lsn, OwnedRecord, Retry, Start, Subscription,
 };
 use parking_lot::Mutex;
 
@@ -148,7 +146,10 @@ fn what_would_wait_for_its_own_callback_is_refused() {
         let kinds = kinds.recv_timeout(LONG / 2).unwrap();
         assert_eq!(kinds, [ErrorKind::WouldDeadlock; 5]);
         until("it ends with its callback", || {
-            consumer.wait_processed(Lsn::new(2), Duration::ZERO).unwrap_err().kind()
+            consumer
+                .wait_processed(Lsn::new(2), Duration::ZERO)
+                .unwrap_err()
+                .kind()
                 == ErrorKind::Stopped
         });
     });
@@ -166,7 +167,10 @@ fn failing(bus: &Bus) -> eventplane::testing::ManualSubscription {
 #[test]
 fn who_resumes_or_seeks_a_parked_consumer_does_not_hear_that_it_is_parked() {
     let dir = tempfile::tempdir().unwrap();
-    let bus = small(Backend::Auto).manual(&ManualClock::default()).open(dir.path()).unwrap();
+    let bus = small(Backend::Auto)
+        .manual(&ManualClock::default())
+        .open(dir.path())
+        .unwrap();
     let last = fill(&bus, &bus.writer(), 1, 10);
     let mut consumer = failing(&bus);
     for how in ["resume", "seek"] {
@@ -377,12 +381,20 @@ fn every_start_is_where_it_says() {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1 + n);
             assert_eq!(first_after(Start::Time(at)).unwrap(), Some(n), "at its time");
             let before = at - Duration::from_millis(999);
-            assert_eq!(first_after(Start::Time(before)).unwrap(), Some(n), "behind the one before");
+            assert_eq!(
+                first_after(Start::Time(before)).unwrap(),
+                Some(n),
+                "behind the one before"
+            );
         }
         let late = SystemTime::UNIX_EPOCH + Duration::from_secs(62);
         assert_eq!(first_after(Start::Time(late)).unwrap(), None);
         assert_eq!(first_after(Start::Time(SystemTime::UNIX_EPOCH)).unwrap(), Some(1));
-        assert_eq!(first_after(Start::Lsn(Lsn::new(61))).unwrap(), None, "the next one");
+        assert_eq!(
+            first_after(Start::Lsn(Lsn::new(61))).unwrap(),
+            None,
+            "the next one"
+        );
         let beyond = first_after(Start::Lsn(Lsn::new(62))).unwrap_err();
         assert_eq!(beyond.kind(), ErrorKind::BeyondEnd);
     });
@@ -401,10 +413,16 @@ fn a_checkpoint_is_resumed_exactly_and_a_start_at_replaces_it() {
         consumer.wait_processed(last, LONG).unwrap();
         consumer.stop().unwrap();
         consumer.stop().unwrap();
-        assert_eq!(consumer.seek(Start::Earliest).unwrap_err().kind(), ErrorKind::Stopped);
+        assert_eq!(
+            consumer.seek(Start::Earliest).unwrap_err().kind(),
+            ErrorKind::Stopped
+        );
         fill(&bus, &bus.writer(), 5, 100);
         let taken = bus.subscribe("c").run(|_: &Batch<'_>| Ok(Ack::All)).unwrap();
-        let again = bus.subscribe("c").run(|_: &Batch<'_>| Ok(Ack::All)).unwrap_err();
+        let again = bus
+            .subscribe("c")
+            .run(|_: &Batch<'_>| Ok(Ack::All))
+            .unwrap_err();
         assert_eq!(again.kind(), ErrorKind::NameTaken);
         taken.pause();
         bus.close().unwrap();
@@ -446,89 +464,15 @@ fn a_clean_stop_is_not_undone_by_a_checkpoint_looked_at_before() {
             assert_eq!(recorder.len(), 0);
             let last = fill(&bus, &bus.writer(), 1, 10);
             consumer.wait_processed(last, LONG).unwrap();
-            assert_eq!(recorder.lsns(), [last.get()], "nothing comes twice after a clean stop");
+            assert_eq!(
+                recorder.lsns(),
+                [last.get()],
+                "nothing comes twice after a clean stop"
+            );
             consumer.stop().unwrap();
         }
         bus.close().unwrap();
     });
-}
-
-#[test]
-fn in_memory_a_lapped_consumer_is_told_what_it_lost() {
-    let bus = small(Backend::Auto).manual(&ManualClock::default()).in_memory().unwrap();
-    for on_loss in [OnPositionLost::Earliest, OnPositionLost::Fail] {
-        let signals = Arc::new(Mutex::new(Vec::new()));
-        let recorder = Recorder::default();
-        let mut consumer = bus
-            .subscribe(format!("{on_loss:?}"))
-            .start_if_new(Start::Latest)
-            .on_position_lost(on_loss)
-            .on_signal({
-                let signals = Arc::clone(&signals);
-                move |signal| signals.lock().push(signal.clone())
-            })
-            .manual({
-                let recorder = recorder.clone();
-                move |batch: &Batch<'_>| {
-                    recorder.take(batch);
-                    Ok(Ack::All)
-                }
-            })
-            .unwrap();
-        let begin = bus.committed_lsn().get() + 1;
-        fill_bytes(&bus, 4 * RING_BYTES);
-        while consumer.poll() == Polled::Moved {}
-        let lost = signals.lock().iter().find_map(|signal| match signal {
-            Signal::PositionLost { from, to, cause } => Some((from.get(), to.get(), *cause)),
-            _ => None,
-        });
-        let (from, to, cause) = lost.expect("it was told");
-        assert_eq!((from, cause), (begin, LossCause::Lapped));
-        let parked = consumer.handle().status().parked.map(|error| error.kind());
-        if on_loss == OnPositionLost::Earliest {
-            assert_eq!(recorder.lsns(), lsns(to + 1..=bus.committed_lsn().get()));
-            assert_eq!(parked, None);
-        } else {
-            assert_eq!((recorder.len(), parked), (0, Some(ErrorKind::PositionLost)));
-            consumer.handle().seek(Start::Earliest).unwrap();
-            assert_eq!(consumer.poll(), Polled::Moved, "a seek gets it going");
-        }
-    }
-}
-
-#[test]
-fn in_memory_many_producers_one_order() {
-    const PRODUCERS: u64 = 4;
-    const EACH: u64 = 2_000;
-    let bus = small(Backend::Auto).ring_bytes(64 * SLAB_BYTES).in_memory().unwrap();
-    let consumers: Vec<_> =
-        (0..2).map(|i| recording(&bus, &format!("c{i}"), Start::Earliest)).collect();
-    thread::scope(|scope| {
-        for producer in 0..PRODUCERS {
-            let writer = bus.writer();
-            scope.spawn(move || {
-                let mut before = Lsn::ZERO;
-                for n in 0..EACH {
-                    let lsn = writer.append(producer as u16, n, &n.to_le_bytes()).unwrap();
-                    assert!(lsn > before);
-                    before = lsn;
-                }
-            });
-        }
-    });
-    let last = bus.committed_lsn();
-    assert_eq!(last.get(), PRODUCERS * EACH);
-    for (consumer, recorder) in &consumers {
-        consumer.wait_processed(last, LONG).unwrap();
-        assert_eq!(recorder.lsns(), lsns(1..=last.get()));
-        let mut next = [0; PRODUCERS as usize];
-        for (_, kind, key, bytes) in recorder.trace() {
-            assert_eq!((key, &bytes[..]), (next[usize::from(kind)], &key.to_le_bytes()[..]));
-            next[usize::from(kind)] += 1;
-        }
-    }
-    assert_eq!(consumers[0].1.trace(), consumers[1].1.trace());
-    bus.close().unwrap();
 }
 
 #[test]
@@ -557,16 +501,27 @@ fn a_failed_log_is_drained_and_then_says_so() {
         assert_eq!(failed.kind(), ErrorKind::Poisoned);
         let mut reader = bus.reader(Start::Earliest).unwrap();
         for n in 1..=last.get() {
-            assert_eq!(reader.next().unwrap().unwrap().lsn().get(), n, "what is published is had");
+            assert_eq!(
+                reader.next().unwrap().unwrap().lsn().get(),
+                n,
+                "what is published is had"
+            );
         }
         assert_eq!(reader.next().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
         assert_eq!(reader.try_next().unwrap_err().kind(), ErrorKind::Poisoned);
         let more = last.next();
         let still = consumer.wait_processed(more, Duration::ZERO).unwrap_err();
-        assert_eq!(still.kind(), ErrorKind::Timeout, "ten records are still in its hands");
+        assert_eq!(
+            still.kind(),
+            ErrorKind::Timeout,
+            "ten records are still in its hands"
+        );
         drop(release);
         consumer.wait_processed(last, LONG).unwrap();
-        assert_eq!(consumer.wait_processed(more, LONG).unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(
+            consumer.wait_processed(more, LONG).unwrap_err().kind(),
+            ErrorKind::Poisoned
+        );
         consumer.wait_caught_up(LONG).unwrap();
         faults.clear();
         assert_eq!(bus.close().unwrap_err().kind(), ErrorKind::Poisoned);

@@ -91,7 +91,11 @@ fn rows(from: Force) -> &'static [(Force, Reason)] {
 }
 
 fn phase(bus: &Bus, name: &str) -> Force {
-    let status = bus.consumers().into_iter().find(|status| status.name == name).unwrap();
+    let status = bus
+        .consumers()
+        .into_iter()
+        .find(|status| status.name == name)
+        .unwrap();
     match status.tier {
         Tier::Hot => Force::Hot,
         Tier::CatchUp => Force::CatchUp,
@@ -130,8 +134,11 @@ fn force_switches(backend: Backend, transitions: usize) -> usize {
     let writer = bus.writer();
     let names = ["one", "few", "many"];
     let pages = [1, 7, 4096];
-    let mut consumers: Vec<_> =
-        names.iter().zip(pages).map(|(name, page)| Checked::new(&bus, name, page)).collect();
+    let mut consumers: Vec<_> = names
+        .iter()
+        .zip(pages)
+        .map(|(name, page)| Checked::new(&bus, name, page))
+        .collect();
     let mut dice = Dice(0xE7E7_0001);
     let mut forced = BTreeMap::new();
     let mut count = 0;
@@ -149,7 +156,9 @@ fn force_switches(backend: Backend, transitions: usize) -> usize {
         let from = phase(&bus, names[which]);
         let (to, reason) = rows(from)[dice.below(rows(from).len())];
         bus.force(names[which], to, reason);
-        *forced.entry((format!("{from:?}"), format!("{to:?}"), reason)).or_insert(0) += 1;
+        *forced
+            .entry((format!("{from:?}"), format!("{to:?}"), reason))
+            .or_insert(0) += 1;
         count += 1;
         let ahead = bus.committed_lsn().get() - *consumers[which].last.lock();
         for _ in 0..dice.below(4) + (ahead > 500) as usize {
@@ -162,12 +171,23 @@ fn force_switches(backend: Backend, transitions: usize) -> usize {
             bus.force(name, Force::Replaying, Reason::Admitted);
         }
         consumer.catch_up(&clock);
-        assert_eq!(*consumer.last.lock(), bus.committed_lsn().get(), "{name} saw everything");
+        assert_eq!(
+            *consumer.last.lock(),
+            bus.committed_lsn().get(),
+            "{name} saw everything"
+        );
         let signals = consumer.signals.lock();
-        assert!(assert_alternating(&signals) > 20, "{name} fell behind and came back");
+        assert!(
+            assert_alternating(&signals) > 20,
+            "{name} fell behind and came back"
+        );
         assert_chained(&signals);
         let status = consumer.subscription.handle().status();
-        assert!(status.delivered.iter().all(|&records| records > 0), "{:?}", status.delivered);
+        assert!(
+            status.delivered.iter().all(|&records| records > 0),
+            "{:?}",
+            status.delivered
+        );
         assert_eq!(status.delivered.iter().sum::<u64>(), bus.committed_lsn().get());
     }
     drop(consumers);
@@ -200,7 +220,11 @@ fn rows_taken(bus: &Bus, name: &str) -> Vec<(Tier, Tier, Reason)> {
 /// From shed back to hot: back-off, admission, recovery, dwell.
 fn come_back(bus: &Bus, clock: &ManualClock, consumer: &mut Checked) {
     bus.tick();
-    assert_eq!(consumer.subscription.poll(), Polled::Waiting, "shed until the back-off is over");
+    assert_eq!(
+        consumer.subscription.poll(),
+        Polled::Waiting,
+        "shed until the back-off is over"
+    );
     clock.advance(Duration::from_secs(30));
     bus.tick();
     consumer.catch_up(clock);
@@ -245,10 +269,18 @@ fn the_policy_itself_goes_through_all_eight_reasons() {
 
         // Lapped, then caught up, but not before the dwell is over.
         fill_bytes(&bus, 2 * RING_BYTES);
-        assert_eq!(consumer.subscription.poll(), Polled::Moved, "the slab it holds is still read");
+        assert_eq!(
+            consumer.subscription.poll(),
+            Polled::Moved,
+            "the slab it holds is still read"
+        );
         assert_eq!(consumer.tier(), Tier::Hot);
         consumer.catch_up(&clock);
-        assert_eq!(consumer.tier(), Tier::CatchUp, "the consumer itself found the next slab gone");
+        assert_eq!(
+            consumer.tier(),
+            Tier::CatchUp,
+            "the consumer itself found the next slab gone"
+        );
         bus.tick();
         assert_eq!(consumer.tier(), Tier::CatchUp, "dwells");
         clock.advance(DWELL);
@@ -305,7 +337,9 @@ fn leasing(bus: &Bus, name: &str) -> (ManualSubscription, Arc<Mutex<Vec<OwnedRec
         .manual({
             let leases = Arc::clone(&leases);
             move |batch: &Batch<'_>| {
-                leases.lock().extend(batch.iter().filter_map(|record| record.lease().ok()));
+                leases
+                    .lock()
+                    .extend(batch.iter().filter_map(|record| record.lease().ok()));
                 Ok(Ack::All)
             }
         })
@@ -339,7 +373,11 @@ fn who_pins_most_of_an_exhausted_budget_is_shed_until_it_pins_half_a_share() {
 
         clock.advance(Duration::from_secs(31));
         bus.tick();
-        assert_eq!(consumers[which].0.poll(), Polled::Waiting, "it still pins a whole share");
+        assert_eq!(
+            consumers[which].0.poll(),
+            Polled::Waiting,
+            "it still pins a whole share"
+        );
         consumers[which].1.lock().clear();
         bus.tick();
         assert_eq!(rows_taken(&bus, &name).last().unwrap().2, Reason::Admitted);
@@ -350,7 +388,10 @@ fn who_pins_most_of_an_exhausted_budget_is_shed_until_it_pins_half_a_share() {
         assert_eq!(rows_taken(&bus, &name).last().unwrap().1, Tier::Hot);
         fill_bytes(&bus, KIB);
         assert_eq!(consumers[4].0.poll(), Polled::Moved);
-        assert!(!consumers[4].1.lock().is_empty(), "what was given back can be leased again");
+        assert!(
+            !consumers[4].1.lock().is_empty(),
+            "what was given back can be leased again"
+        );
     });
 }
 
@@ -382,13 +423,19 @@ fn no_load_makes_a_consumer_flap() {
     let clock = ManualClock::default();
     let dir = tempfile::tempdir().unwrap();
     let window = Duration::from_secs(10);
-    let bus =
-        small(Backend::Auto).flapping(u32::MAX, window).manual(&clock).open(dir.path()).unwrap();
+    let bus = small(Backend::Auto)
+        .flapping(u32::MAX, window)
+        .manual(&clock)
+        .open(dir.path())
+        .unwrap();
     let (per_second, consumer) = worst_load(&bus, &clock, 10);
     // A stay in catch-up lasts a dwell at least: four round trips a second, and one begun before.
     let most = 2 * (Duration::from_secs(1).as_nanos() / DWELL.as_nanos()) as usize + 1;
     assert!(per_second.iter().all(|&n| n <= most), "{per_second:?}");
-    assert!(per_second.iter().any(|&n| n >= most / 2), "hardly a load: {per_second:?}");
+    assert!(
+        per_second.iter().any(|&n| n >= most / 2),
+        "hardly a load: {per_second:?}"
+    );
     assert_alternating(&consumer.signals.lock());
 
     let clock = ManualClock::default();
@@ -486,7 +533,9 @@ fn a_transition_told_while_catching_up_does_not_reorder_signals() {
         .manual({
             let bus = Arc::downgrade(&bus);
             move |_: &Batch<'_>| {
-                bus.upgrade().unwrap().force("c", Force::CatchUp, Reason::Lapped);
+                bus.upgrade()
+                    .unwrap()
+                    .force("c", Force::CatchUp, Reason::Lapped);
                 Ok(Ack::All)
             }
         })

@@ -22,7 +22,10 @@ const OTHERS: u64 = 3;
 
 fn rss_anon_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("RssAnon:"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * KIB
 }
 
@@ -102,7 +105,9 @@ fn with_backend(backend: Backend) {
             Ok(Ack::All)
         })
         .unwrap();
-    let others: Vec<_> = (0..OTHERS).map(|i| checking(&bus, &format!("other{i}"))).collect();
+    let others: Vec<_> = (0..OTHERS)
+        .map(|i| checking(&bus, &format!("other{i}")))
+        .collect();
     commit_some(&bus);
     inside.recv_timeout(LONG).unwrap();
 
@@ -115,7 +120,10 @@ fn with_backend(backend: Backend) {
     println!("{backend:?}: a megabyte of commits takes {with:?} with, {without:?} without");
     // Three checking consumers share two cores with the writer here; waiting for one of them would
     // cost its whole deadline.
-    assert!(with < 4 * without + Duration::from_millis(20), "{with:?} against {without:?}");
+    assert!(
+        with < 4 * without + Duration::from_millis(20),
+        "{with:?} against {without:?}"
+    );
 
     let last = bus.committed_lsn();
     for (other, seen) in &others {
@@ -131,7 +139,10 @@ fn with_backend(backend: Backend) {
     assert!(late.to_string().contains("hung"), "{late}");
     let late = bus.close_within(Duration::from_millis(50)).unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Timeout);
-    assert!(late.to_string().contains("hung") && !late.to_string().contains("other"), "{late}");
+    assert!(
+        late.to_string().contains("hung") && !late.to_string().contains("other"),
+        "{late}"
+    );
     for (other, _) in &others {
         other.stop_within(Duration::ZERO).unwrap();
     }
@@ -159,12 +170,20 @@ fn reopen_while_it_hangs(
     again.stop().unwrap();
     release.send(()).unwrap();
     let closed = hung.stop_within(LONG).unwrap_err();
-    assert_eq!(closed.kind(), ErrorKind::Closed, "its last checkpoint has nowhere to go");
+    assert_eq!(
+        closed.kind(),
+        ErrorKind::Closed,
+        "its last checkpoint has nowhere to go"
+    );
     reopened.close().unwrap();
     let reopened = open(backend, dir);
     let resumed = reopened.subscribe("hung").start_if_new(Start::Earliest);
     let resumed = resumed.run(|_: &Batch<'_>| Ok(Ack::All)).unwrap();
-    assert_eq!(resumed.status().lsn, last, "the checkpoint of the later bus stands");
+    assert_eq!(
+        resumed.status().lsn,
+        last,
+        "the checkpoint of the later bus stands"
+    );
     reopened.close().unwrap();
 }
 
@@ -178,7 +197,11 @@ fn assert_memory(before: u64) {
     let cold_pool = 4 << 20;
     let rest = 4 << 20;
     let used = rss_anon_bytes().saturating_sub(before);
-    println!("{} KiB of at most {} KiB", used / KIB, (slabs + cold_pool + rest) / KIB);
+    println!(
+        "{} KiB of at most {} KiB",
+        used / KIB,
+        (slabs + cold_pool + rest) / KIB
+    );
     assert!(used <= slabs + cold_pool + rest, "{used} bytes");
     assert!(used < WRITTEN_BYTES / 2, "the bound says something");
 }

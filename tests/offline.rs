@@ -27,14 +27,22 @@ fn repair_to(sample: &Sample, good: u64) -> Repair {
     assert_eq!(images(&sample.dir), before, "a dry run changed something");
     assert!(plan.is_needed(), "{plan:?}");
     let done = LogDir::open(&sample.dir).unwrap().repair().unwrap();
-    assert_eq!(format!("{plan:?}"), format!("{done:?}"), "the plan is not what was done");
+    assert_eq!(
+        format!("{plan:?}"),
+        format!("{done:?}"),
+        "the plan is not what was done"
+    );
     assert_nothing_deleted(sample, &before);
     let report = verify(&sample.dir);
     assert!(report.findings.is_empty(), "{:?}", report.findings);
     let again = images(&sample.dir);
     assert!(!LogDir::open(&sample.dir).unwrap().repair().unwrap().is_needed());
     assert_eq!(images(&sample.dir), again, "the second repair changed something");
-    assert_eq!(read_all(&sample.dir), sample.records[..good as usize], "not the good prefix");
+    assert_eq!(
+        read_all(&sample.dir),
+        sample.records[..good as usize],
+        "not the good prefix"
+    );
     done
 }
 
@@ -50,11 +58,17 @@ fn assert_nothing_deleted(sample: &Sample, before: &[(String, Vec<u8>)]) {
 fn a_log_that_was_closed_has_no_findings() {
     let sample = Sample::new(41);
     let report = verify(&sample.dir);
-    assert!(report.findings.is_empty() && report.notes.is_empty(), "{report:?}");
+    assert!(
+        report.findings.is_empty() && report.notes.is_empty(),
+        "{report:?}"
+    );
     assert_eq!(report.records, 41);
     let log = LogDir::open(&sample.dir).unwrap();
     let info = log.info().unwrap();
-    assert_eq!((info.first_lsn, info.last_lsn, info.records), (Lsn::new(1), Lsn::new(41), 41));
+    assert_eq!(
+        (info.first_lsn, info.last_lsn, info.records),
+        (Lsn::new(1), Lsn::new(41), 41)
+    );
     assert!(info.clean, "{info:?}");
     let (segments, findings) = log.segments().unwrap();
     assert!(findings.is_empty());
@@ -83,7 +97,11 @@ fn a_missing_middle_segment_cuts_what_follows() {
     assert_eq!(lost.records(), Some(41 - first));
     assert_eq!(repair.generation, 1);
     assert!(
-        sample.dir.join("cut").join(segment_file(&sample.dir, 3).file_name().unwrap()).exists()
+        sample
+            .dir
+            .join("cut")
+            .join(segment_file(&sample.dir, 3).file_name().unwrap())
+            .exists()
     );
 }
 
@@ -113,7 +131,11 @@ fn a_missing_newest_segment_is_found() {
     }
     assert_eq!(kinds(&verify(&sample.dir).findings), [ErrorKind::MissingSegment]);
     let lost = repair_to(&sample, first - 1).lost_end.unwrap();
-    assert_eq!((lost.from, lost.to), (Lsn::new(first), None), "nobody knows how many there were");
+    assert_eq!(
+        (lost.from, lost.to),
+        (Lsn::new(first), None),
+        "nobody knows how many there were"
+    );
 }
 
 #[test]
@@ -134,8 +156,17 @@ fn truncated_and_emptied_segments_are_cut_whole() {
         let (first, _) = sample.lsns_of(1);
         let path = segment_file(&sample.dir, 1);
         small_logs::make_writable(&path);
-        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len).unwrap();
-        assert_eq!(kinds(&verify(&sample.dir).findings), [ErrorKind::Corrupt], "{len}");
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(len)
+            .unwrap();
+        assert_eq!(
+            kinds(&verify(&sample.dir).findings),
+            [ErrorKind::Corrupt],
+            "{len}"
+        );
         repair_to(&sample, first - 1);
     }
 }
@@ -172,7 +203,10 @@ fn a_damaged_footer_costs_no_record() {
         assert_eq!(report.findings[0].segment(), Some(number));
         assert_eq!(report.records, 40);
         let repair = repair_to(&sample, 40);
-        assert_eq!((repair.lost_end, repair.lost_start, repair.generation), (None, None, 0));
+        assert_eq!(
+            (repair.lost_end, repair.lost_start, repair.generation),
+            (None, None, 0)
+        );
     }
 }
 
@@ -181,7 +215,10 @@ fn a_damaged_closing_block_costs_no_record() {
     let sample = Sample::new(40);
     flip(&segment_file(&sample.dir, 1), SEGMENT_BYTES - 2 * PAGE + 33, 3);
     let report = verify(&sample.dir);
-    assert_eq!((kinds(&report.findings), report.records), (vec![ErrorKind::Corrupt], 40));
+    assert_eq!(
+        (kinds(&report.findings), report.records),
+        (vec![ErrorKind::Corrupt], 40)
+    );
     assert_eq!(repair_to(&sample, 40).lost_end, None);
 }
 
@@ -195,12 +232,18 @@ fn bytes_in_a_gap_cost_no_record() {
         .filter(|pair| pair[0].segment == pair[1].segment && pair[0].end < pair[1].offset)
         .map(|pair| (pair[0].segment, pair[0].end))
         .collect();
-    assert!(early_ends.len() > 2, "the sample should have slabs that end early");
+    assert!(
+        early_ends.len() > 2,
+        "the sample should have slabs that end early"
+    );
     for (segment, end) in early_ends {
         let sample = Sample::new(40);
         flip(&segment_file(&sample.dir, segment), end + 5, 2);
         let report = verify(&sample.dir);
-        assert_eq!((kinds(&report.findings), report.records), (vec![ErrorKind::Corrupt], 40));
+        assert_eq!(
+            (kinds(&report.findings), report.records),
+            (vec![ErrorKind::Corrupt], 40)
+        );
         let found = report.findings[0].offset().unwrap();
         assert!((end..end + PAGE).contains(&found), "{:?}", report.findings);
         assert_eq!(repair_to(&sample, 40).lost_end, None);
@@ -214,7 +257,10 @@ fn bytes_in_a_prepared_segment_are_set_aside() {
         let prepared = sample.open_segment() + 1;
         flip(&segment_file(&sample.dir, prepared), offset, 2);
         let report = verify(&sample.dir);
-        assert_eq!((kinds(&report.findings), report.records), (vec![ErrorKind::Corrupt], 40));
+        assert_eq!(
+            (kinds(&report.findings), report.records),
+            (vec![ErrorKind::Corrupt], 40)
+        );
         let repair = repair_to(&sample, 40);
         assert_eq!((repair.lost_end, repair.generation), (None, 0));
     }
@@ -249,7 +295,11 @@ fn a_damaged_slot_of_meta_is_found_and_written_anew() {
             let sample = Sample::new(10);
             flip(&sample.dir.join("meta"), slot * PAGE + at, 0);
             let report = verify(&sample.dir);
-            assert_eq!(kinds(&report.findings), [ErrorKind::Corrupt], "slot {slot} byte {at}");
+            assert_eq!(
+                kinds(&report.findings),
+                [ErrorKind::Corrupt],
+                "slot {slot} byte {at}"
+            );
             repair_to(&sample, 10);
         }
     }
@@ -278,7 +328,11 @@ fn a_torn_tail_is_no_finding() {
     assert_eq!(read_all(&sample.dir), sample.records[..39]);
     assert!(verify(&sample.dir).findings.is_empty());
     let (segments, _) = LogDir::open(&sample.dir).unwrap().segments().unwrap();
-    assert!(segments.iter().any(|segment| segment.state == SegmentState::Torn));
+    assert!(
+        segments
+            .iter()
+            .any(|segment| segment.state == SegmentState::Torn)
+    );
 }
 
 /// The same bytes, but a watermark block behind them says that they were durable.
@@ -321,7 +375,11 @@ fn a_segment_that_does_not_continue_the_one_before_it_is_cut() {
 fn a_whole_block_behind_a_torn_one_is_no_finding() {
     let sample = Sample::in_flight();
     assert_eq!(verify(&sample.dir).records, 2, "the sample is not sound");
-    overwrite(&segment_file(&sample.dir, 0), sample.blocks()[0].offset + 1024, &[0; 512]);
+    overwrite(
+        &segment_file(&sample.dir, 0),
+        sample.blocks()[0].offset + 1024,
+        &[0; 512],
+    );
     let check = || {
         let report = verify(&sample.dir);
         assert!(report.findings.is_empty(), "{:?}", report.findings);
@@ -361,7 +419,10 @@ fn checkpoints_are_looked_at() {
     );
     drop(log);
     fs::copy(&checkpoints, other.dir.join("checkpoints")).unwrap();
-    assert_eq!(kinds(&verify(&other.dir).findings), [ErrorKind::ForeignCheckpoint]);
+    assert_eq!(
+        kinds(&verify(&other.dir).findings),
+        [ErrorKind::ForeignCheckpoint]
+    );
 
     // A cut log refuses the checkpoint of what it was.
     let (first, _) = sample.lsns_of(2);
@@ -397,8 +458,14 @@ fn what_is_no_log_is_refused_and_left_alone() {
     fs::write(dir.path().join("letter"), "dear log").unwrap();
     let before = images(dir.path());
     assert_eq!(LogDir::open(dir.path()).unwrap_err().kind(), ErrorKind::NotALog);
-    assert_eq!(LogDir::open(dir.path().join("nowhere")).unwrap_err().kind(), ErrorKind::NotALog);
-    assert_eq!(LogDir::open(dir.path().join("letter")).unwrap_err().kind(), ErrorKind::NotALog);
+    assert_eq!(
+        LogDir::open(dir.path().join("nowhere")).unwrap_err().kind(),
+        ErrorKind::NotALog
+    );
+    assert_eq!(
+        LogDir::open(dir.path().join("letter")).unwrap_err().kind(),
+        ErrorKind::NotALog
+    );
     assert_eq!(images(dir.path()), before);
 }
 

@@ -19,7 +19,9 @@ struct Log {
 fn log(backend: Backend, mode: ReadMode) -> Log {
     let dir = tempfile::tempdir().unwrap();
     let clock = ManualClock::default();
-    let builder = small(backend).catchup_window_bytes(16 * WINDOW_BYTES).read_mode(mode);
+    let builder = small(backend)
+        .catchup_window_bytes(16 * WINDOW_BYTES)
+        .read_mode(mode);
     let bus = builder.manual(&clock).open(dir.path()).unwrap();
     let writer = bus.writer();
     let mut last = bus.committed_lsn();
@@ -59,7 +61,10 @@ fn replay(log: &Log, name: &str, tier: Force, page: usize) -> ([u64; 3], u64) {
     // A page that resumed in a block of the cold tier checked all of it again.
     let checked = log.bus.checked_bytes(name);
     let read: u64 = bytes.iter().sum();
-    assert!(checked <= read && checked > read / 2, "{checked} bytes checked of {read} read");
+    assert!(
+        checked <= read && checked > read / 2,
+        "{checked} bytes checked of {read} read"
+    );
     (bytes, log.bus.walked(name))
 }
 
@@ -111,7 +116,9 @@ fn bytes_read_are_those_of_the_blocks_delivered_whatever_the_page() {
 /// Bytes of read calls, if this kernel counts them.
 fn bytes_read_by_this_thread() -> Option<u64> {
     let io = std::fs::read_to_string("/proc/thread-self/io");
-    let count = io.ok().and_then(|io| io.strip_prefix("rchar: ")?.lines().next()?.parse().ok());
+    let count = io
+        .ok()
+        .and_then(|io| io.strip_prefix("rchar: ")?.lines().next()?.parse().ok());
     if count.is_none() {
         println!("SKIP bytes by the kernel's count: no /proc/thread-self/io");
     }

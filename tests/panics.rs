@@ -22,9 +22,13 @@ fn a_filter_that_panics_parks_its_consumer_and_loses_nothing() {
     });
     let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let into = Arc::clone(&seen);
-    let subscribe = bus.subscribe("filtering").start_if_new(Start::Earliest).filter(filter);
+    let subscribe = bus
+        .subscribe("filtering")
+        .start_if_new(Start::Earliest)
+        .filter(filter);
     let consumer = subscribe.run(move |batch: &Batch<'_>| {
-        into.lock().extend(batch.iter().map(|record| record.lsn().get()));
+        into.lock()
+            .extend(batch.iter().map(|record| record.lsn().get()));
         Ok(Ack::All)
     });
     let consumer = consumer.unwrap();

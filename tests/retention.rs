@@ -15,13 +15,24 @@ use eventplane::{
 use parking_lot::Mutex;
 
 fn open(backend: Backend, clock: &ManualClock, dir: &Path, retention: Retention) -> Bus {
-    small(backend).manual(clock).retention(retention).open(dir).unwrap()
+    small(backend)
+        .manual(clock)
+        .retention(retention)
+        .open(dir)
+        .unwrap()
 }
 
 fn files(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir.join("segments")).unwrap();
-    entries.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "log")).count()
-        as u64
+    entries
+        .filter(|e| {
+            e.as_ref()
+                .unwrap()
+                .path()
+                .extension()
+                .is_some_and(|e| e == "log")
+        })
+        .count() as u64
 }
 
 /// Retention looks four times a second.
@@ -89,7 +100,10 @@ fn the_oldest_segments_go_and_stay_gone() {
         let gone = bus.reader(Start::Lsn(first.previous())).unwrap_err();
         assert_eq!(gone.kind(), ErrorKind::PositionLost);
         for start in [Start::Earliest, Start::Lsn(first)] {
-            assert_eq!(bus.reader(start).unwrap().try_next().unwrap().unwrap().lsn(), first);
+            assert_eq!(
+                bus.reader(start).unwrap().try_next().unwrap().unwrap().lsn(),
+                first
+            );
         }
         let last = bus.committed_lsn();
         bus.close().unwrap();
@@ -179,7 +193,9 @@ fn a_checkpoint_passed_by_retention_is_lost_also_while_its_slab_is_in_the_ring()
         retain(&bus, &clock);
         let first = bus.first_lsn();
         assert!(first > Lsn::FIRST);
-        let refused = Told::new(&bus, "c", OnPositionLost::Fail).map(|_| ()).unwrap_err();
+        let refused = Told::new(&bus, "c", OnPositionLost::Fail)
+            .map(|_| ())
+            .unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::PositionLost);
         let mut consumer = Told::new(&bus, "c", OnPositionLost::Earliest).unwrap();
         assert_eq!(consumer.drain(), Polled::CaughtUp);

@@ -111,14 +111,17 @@ impl Witness {
         let through = batch.last_lsn().get();
         let due = |from: u64| {
             let all = from..=through;
-            all.filter(|n| wants(self.who, model[*n as usize - 1].0)).collect::<Vec<_>>()
+            all.filter(|n| wants(self.who, model[*n as usize - 1].0))
+                .collect::<Vec<_>>()
         };
         let got: Vec<u64> = batch.iter().map(|record| record.lsn().get()).collect();
         if got != due(self.next) {
             let taken = self.targets.iter().position(|target| got == due(*target));
             let Some(taken) = taken else {
                 let (next, targets) = (self.next, &self.targets);
-                return Err(format!("{got:?} instead of {next}.. or {targets:?}.. to {through}"));
+                return Err(format!(
+                    "{got:?} instead of {next}.. or {targets:?}.. to {through}"
+                ));
             };
             self.next = self.targets[taken];
             self.targets.drain(..=taken);
@@ -140,7 +143,10 @@ impl Witness {
         self.mood = None;
         for lease in self.leases.drain(..) {
             let (kind, key, bytes) = &self.model.lock()[lease.lsn().get() as usize - 1];
-            assert_eq!((lease.kind(), lease.key(), lease.payload()), (*kind, *key, &bytes[..]));
+            assert_eq!(
+                (lease.kind(), lease.key(), lease.payload()),
+                (*kind, *key, &bytes[..])
+            );
         }
     }
 
@@ -151,7 +157,8 @@ impl Witness {
             Some(Mood::RetryAfter) => return Ok(Ack::RetryAfter(Duration::from_millis(2))),
             Some(Mood::Through(n)) => Ack::Through(Lsn::new((from - 1 + n as u64).min(last + 1))),
             Some(Mood::Lease) => {
-                self.leases.extend(batch.iter().filter_map(|record| record.lease().ok()));
+                self.leases
+                    .extend(batch.iter().filter_map(|record| record.lease().ok()));
                 Ack::All
             }
             _ => Ack::All,
@@ -327,7 +334,10 @@ impl World {
         assert_eq!(record.lsn().get(), self.read + 1);
         let model = self.model.lock();
         let (kind, key, bytes) = &model[self.read as usize];
-        assert_eq!((record.kind(), record.key(), record.payload()), (*kind, *key, &bytes[..]));
+        assert_eq!(
+            (record.kind(), record.key(), record.payload()),
+            (*kind, *key, &bytes[..])
+        );
         self.read += 1;
         true
     }
@@ -349,7 +359,10 @@ impl World {
             let due = |from: u64| (from..=last).find(|n| wants(who, model[*n as usize - 1].0));
             let sought = witness.targets.iter().any(|target| due(*target).is_none());
             let missed = due(witness.next);
-            assert!(missed.is_none() || sought, "consumer {who} never saw {missed:?} of {last}");
+            assert!(
+                missed.is_none() || sought,
+                "consumer {who} never saw {missed:?} of {last}"
+            );
         }
         let (bus, ..) = self.bus.as_ref().unwrap();
         assert_eq!(bus.committed_lsn().get(), last);
@@ -413,13 +426,18 @@ fn write(bus: &Bus, model: &Model, records: &[(u16, Size)], dropped: bool) {
     // Before the commit: a consumer may see it before this thread goes on.
     model.lock().extend(accepted.iter().cloned());
     let lsns = batch.commit().unwrap();
-    assert_eq!((lsns.start().get(), lsns.end().get() + 1), (first, first + accepted.len() as u64));
+    assert_eq!(
+        (lsns.start().get(), lsns.end().get() + 1),
+        (first, first + accepted.len() as u64)
+    );
 }
 
 #[test]
 fn every_trace_is_that_of_the_model() {
     let backends = common::backends();
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok());
     let config = ProptestConfig {
         cases: cases.unwrap_or(CASES),
         max_shrink_iters: 200,

@@ -35,7 +35,10 @@ fn sources(folders: &[&str]) -> Vec<(String, String)> {
     assert!(!paths.is_empty());
     paths.sort();
     let relative = |path: &PathBuf| path.strip_prefix(root()).unwrap().display().to_string();
-    paths.iter().map(|p| (relative(p), fs::read_to_string(p).unwrap())).collect()
+    paths
+        .iter()
+        .map(|p| (relative(p), fs::read_to_string(p).unwrap()))
+        .collect()
 }
 
 fn complain(what: &str, findings: &[String]) {
@@ -108,7 +111,11 @@ fn nothing_is_left_behind() {
     let mut findings = Vec::new();
     for (path, text) in sources(&["src", "examples", "tests", "benches"]) {
         for (i, line) in text.lines().enumerate() {
-            let found = words.iter().chain(&calls).chain([&ignored]).find(|w| line.contains(*w));
+            let found = words
+                .iter()
+                .chain(&calls)
+                .chain([&ignored])
+                .find(|w| line.contains(*w));
             if let Some(word) = found {
                 findings.push(format!("{path}:{}: {word}", i + 1));
             }
@@ -126,8 +133,9 @@ fn the_library_prints_nothing() {
         }
         for (i, line) in text.lines().enumerate() {
             let code = line.trim_start();
-            let prints =
-                ["println!", "eprintln!", "print!", "eprint!"].iter().any(|p| code.starts_with(p));
+            let prints = ["println!", "eprintln!", "print!", "eprint!"]
+                .iter()
+                .any(|p| code.starts_with(p));
             if prints {
                 findings.push(format!("{path}:{}", i + 1));
             }
@@ -146,13 +154,17 @@ fn every_unsafe_block_says_why_it_is_sound() {
         let lines: Vec<&str> = text.lines().collect();
         for (i, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or("");
-            let is_unsafe =
-                ["{", "impl", "fn"].iter().any(|u| code.contains(&format!("unsafe {u}")));
+            let is_unsafe = ["{", "impl", "fn"]
+                .iter()
+                .any(|u| code.contains(&format!("unsafe {u}")));
             if !is_unsafe {
                 continue;
             }
             let above = &lines[i.saturating_sub(SAFETY_LINES_ABOVE_MAX)..=i];
-            if !above.iter().any(|l| l.contains("SAFETY:") || l.contains("# Safety")) {
+            if !above
+                .iter()
+                .any(|l| l.contains("SAFETY:") || l.contains("# Safety"))
+            {
                 findings.push(format!("{path}:{}", i + 1));
             }
         }
@@ -174,8 +186,10 @@ fn unsafe_lives_in_few_files() {
         "src/source/buffered.rs",
         "src/consumer/batch.rs",
     ];
-    let uses =
-        |text: &str| text.lines().any(|l| l.split("//").next().unwrap_or("").contains("unsafe "));
+    let uses = |text: &str| {
+        text.lines()
+            .any(|l| l.split("//").next().unwrap_or("").contains("unsafe "))
+    };
     let mut findings = Vec::new();
     for (path, text) in sources(&["src"]) {
         if uses(&text) && !allowed.iter().any(|a| path.starts_with(a)) {
@@ -215,9 +229,14 @@ fn a_module_imports_only_from_those_above_it() {
         for (i, line) in code.lines().enumerate() {
             let code = line.split("//").next().unwrap_or("");
             for used in code.split("crate::").skip(1) {
-                let name: String =
-                    used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                let below = rooms.iter().position(|r| *r == name).is_some_and(|at| at > place);
+                let name: String = used
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
+                let below = rooms
+                    .iter()
+                    .position(|r| *r == name)
+                    .is_some_and(|at| at > place);
                 if below {
                     findings.push(format!("{path}:{}: {room} imports from {name}", i + 1));
                 }

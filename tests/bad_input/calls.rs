@@ -36,15 +36,29 @@ fn records_of_no_length_and_of_too_much() {
             assert!(error.to_string().contains(&max.to_string()), "{error}");
         }
         let mut batch = writer.batch();
-        assert_eq!(batch.reserve(1, 1, usize::MAX).unwrap_err().kind(), ErrorKind::RecordTooLarge);
+        assert_eq!(
+            batch.reserve(1, 1, usize::MAX).unwrap_err().kind(),
+            ErrorKind::RecordTooLarge
+        );
         batch.append(u16::MAX, u64::MAX, b"").unwrap();
         batch.reserve(0, 0, 0).unwrap();
         assert_eq!(batch.commit().unwrap(), Lsn::new(2)..=Lsn::new(3));
         let empty = writer.batch().commit().unwrap();
         assert!(empty.is_empty() && *empty.start() == Lsn::new(4));
-        assert!(writer.batch().commit_later().unwrap().wait().unwrap().is_empty());
+        assert!(
+            writer
+                .batch()
+                .commit_later()
+                .unwrap()
+                .wait()
+                .unwrap()
+                .is_empty()
+        );
         let found = records(&bus);
-        let kinds: Vec<_> = found.iter().map(|r| (r.kind(), r.key(), r.payload().len())).collect();
+        let kinds: Vec<_> = found
+            .iter()
+            .map(|r| (r.kind(), r.key(), r.payload().len()))
+            .collect();
         assert_eq!(kinds, [(0, 0, 0), (u16::MAX, u64::MAX, 0), (0, 0, 0)]);
         drop(found);
         bus.close().unwrap();
@@ -129,7 +143,10 @@ fn a_callback_that_panics_is_parked_with_its_words_and_alone() {
             panic!("no room for {}", batch.first_lsn());
         });
         let bad = bad.unwrap();
-        let hook = bus.subscribe("hook").on_signal(|_| panic!("a hook")).run(|_| Ok(Ack::All));
+        let hook = bus
+            .subscribe("hook")
+            .on_signal(|_| panic!("a hook"))
+            .run(|_| Ok(Ack::All));
         let hook = hook.unwrap();
         let good = bus.subscribe("good").run(|_| Ok(Ack::All)).unwrap();
         let lsn = bus.writer().append(1, 1, b"x").unwrap();
@@ -148,11 +165,18 @@ fn a_callback_that_panics_is_parked_with_its_words_and_alone() {
 
 /// What a panic said.
 fn words_of<T>(call: impl FnOnce() -> T) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(call)).map(drop).expect_err("it must panic");
+    let panic = catch_unwind(AssertUnwindSafe(call))
+        .map(drop)
+        .expect_err("it must panic");
     panic
         .downcast_ref::<&str>()
         .map(ToString::to_string)
-        .unwrap_or_else(|| panic.downcast_ref::<String>().cloned().expect("a panic with words"))
+        .unwrap_or_else(|| {
+            panic
+                .downcast_ref::<String>()
+                .cloned()
+                .expect("a panic with words")
+        })
 }
 
 #[test]
@@ -206,7 +230,10 @@ fn everything_is_closed_after_close() {
         let writer = bus.writer();
         let lsn = writer.append(1, 1, b"x").unwrap();
         let ticket = writer.batch().commit_later().unwrap();
-        let consumer = bus.subscribe("c").start_if_new(Start::Earliest).run(|_| Ok(Ack::All));
+        let consumer = bus
+            .subscribe("c")
+            .start_if_new(Start::Earliest)
+            .run(|_| Ok(Ack::All));
         let consumer = consumer.unwrap();
         consumer.wait_processed(lsn, LONG).unwrap();
         let mut reader = bus.reader(Start::Earliest).unwrap();
@@ -221,7 +248,10 @@ fn everything_is_closed_after_close() {
             assert_eq!(batch.commit().unwrap_err().kind(), ErrorKind::Closed);
             let later = writer.batch().commit_later();
             assert_eq!(later.unwrap_err().kind(), ErrorKind::Closed);
-            assert_eq!(consumer.seek(Start::Earliest).unwrap_err().kind(), ErrorKind::Stopped);
+            assert_eq!(
+                consumer.seek(Start::Earliest).unwrap_err().kind(),
+                ErrorKind::Stopped
+            );
             let wait = consumer.wait_processed(lsn.next(), LONG).unwrap_err();
             assert_eq!(wait.kind(), ErrorKind::Stopped);
             consumer.pause();

@@ -240,7 +240,10 @@ fn newer_versions_and_unknown_required_features_are_refused_by_name() {
                 let error = bed.refuses(ErrorKind::Unsupported, &path);
                 let said = error.to_string();
                 assert!(said.contains(named), "{said}");
-                assert!(said.contains(if at < 16 { "version" } else { "feature" }), "{said}");
+                assert!(
+                    said.contains(if at < 16 { "version" } else { "feature" }),
+                    "{said}"
+                );
                 assert_eq!(error.segment(), segment);
                 assert_eq!(error.offset(), segment.map(|_| places[0].0 as u64));
                 replace(&path, &whole);

@@ -26,7 +26,11 @@ fn a_directory_of_another_program_is_left_alone() {
             }
             let last = bed.path().join(names[names.len() - 1]);
             bed.refuses(ErrorKind::NotALog, &last);
-            assert_eq!(fs::read_dir(bed.path()).unwrap().count(), names.len(), "not even a lock");
+            assert_eq!(
+                fs::read_dir(bed.path()).unwrap().count(),
+                names.len(),
+                "not even a lock"
+            );
         }
         // Names that are ours too, and contents that are not.
         let bed = Bed::new(backend);
@@ -48,7 +52,10 @@ fn a_file_where_a_directory_should_be_is_refused() {
         assert_eq!(error.path(), Some(&*file));
         let below = file.join("log");
         let error = bed.builder().open(&below).map(drop).unwrap_err();
-        assert!([ErrorKind::NotALog, ErrorKind::Io].contains(&error.kind()), "{error:?}");
+        assert!(
+            [ErrorKind::NotALog, ErrorKind::Io].contains(&error.kind()),
+            "{error:?}"
+        );
         assert!(error.path().is_some_and(|path| path.starts_with(&file)));
         assert_eq!(fs::read(&file).unwrap(), b"a file");
         // `segments` is a file in a log.
@@ -147,15 +154,24 @@ fn a_directory_that_cannot_be_written_to_is_refused() {
         let mut model = Vec::new();
         commit(&bus.writer(), &mut model, 100);
         bus.close().unwrap();
-        let files = tree(bed.path()).into_iter().filter(|(_, bytes)| bytes.is_some());
+        let files = tree(bed.path())
+            .into_iter()
+            .filter(|(_, bytes)| bytes.is_some());
         files.for_each(|(name, _)| set_mode(&bed.path().join(name), 0o444));
         set_mode(&bed.path().join("LOCK"), 0o444);
         let dirs = [bed.path().join("segments"), bed.path().to_owned()];
         dirs.iter().for_each(|dir| set_mode(dir, 0o555));
-        let said = in_child(NAME, format!("{} {}", backend_name(backend), bed.path().display()));
-        said.lines().filter(|line| line.starts_with("SKIP")).for_each(|line| println!("{line}"));
+        let said = in_child(
+            NAME,
+            format!("{} {}", backend_name(backend), bed.path().display()),
+        );
+        said.lines()
+            .filter(|line| line.starts_with("SKIP"))
+            .for_each(|line| println!("{line}"));
         dirs.iter().for_each(|dir| set_mode(dir, 0o755));
-        let files = tree(bed.path()).into_iter().filter(|(_, bytes)| bytes.is_some());
+        let files = tree(bed.path())
+            .into_iter()
+            .filter(|(_, bytes)| bytes.is_some());
         files.for_each(|(name, _)| set_mode(&bed.path().join(name), 0o644));
         set_mode(&bed.path().join("LOCK"), 0o644);
         reopens(&bed, &mut model);
@@ -176,14 +192,25 @@ fn become_nobody() -> bool {
 
 fn refuse_read_only(bed: &Bed, dir: &std::path::Path) {
     let error = refuses(bed.builder(), dir, ErrorKind::Io);
-    assert!(error.path().is_some_and(|path| path.starts_with(dir)), "{error:?}");
-    let source = std::error::Error::source(&error).expect("what the system said").to_string();
-    assert!(source.contains("ermission denied") || source.contains("ead-only"), "{source}");
+    assert!(
+        error.path().is_some_and(|path| path.starts_with(dir)),
+        "{error:?}"
+    );
+    let source = std::error::Error::source(&error)
+        .expect("what the system said")
+        .to_string();
+    assert!(
+        source.contains("ermission denied") || source.contains("ead-only"),
+        "{source}"
+    );
     // A new log below it.
     let before = tree(dir);
     let error = bed.builder().open(dir.join("new")).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
-    assert!(error.path().is_some_and(|path| path.starts_with(dir)), "{error:?}");
+    assert!(
+        error.path().is_some_and(|path| path.starts_with(dir)),
+        "{error:?}"
+    );
     assert!(tree(dir) == before);
 }
 
@@ -200,7 +227,10 @@ fn other_sizes_than_at_creation_are_refused() {
             (2 * SLAB, 4 * SEGMENT, "segment_bytes"),
             (SLAB, SEGMENT, "slab_bytes"),
         ] {
-            let builder = bed.builder().slab_bytes(slab_bytes).segment_bytes(segment_bytes);
+            let builder = bed
+                .builder()
+                .slab_bytes(slab_bytes)
+                .segment_bytes(segment_bytes);
             let builder = builder.ring_bytes(4 * RING);
             let error = refuses(builder, bed.path(), ErrorKind::InvalidOption);
             assert_eq!(error.path(), Some(bed.path()));

@@ -20,7 +20,10 @@ fn wrong<T: Copy + 'static>(
     set: fn(Builder, T) -> Builder,
     values: impl IntoIterator<Item = T>,
 ) -> Vec<(&'static str, Change)> {
-    values.into_iter().map(|v| (name, change(move |b| set(b, v)))).collect()
+    values
+        .into_iter()
+        .map(|v| (name, change(move |b| set(b, v))))
+        .collect()
 }
 
 /// What a bus in memory refuses as well.
@@ -29,9 +32,21 @@ fn wrong_anywhere() -> Vec<(&'static str, Change)> {
     let slabs = [0, 1, SLAB - 1, SLAB + 1, SLAB / 2, 3 * SLAB, 128 << 20, u64::MAX];
     [
         wrong("slab_bytes", Builder::slab_bytes, slabs),
-        wrong("ring_bytes", Builder::ring_bytes, [0, SEGMENT, 3 * RING, 1 << 41, u64::MAX]),
-        wrong("pin_budget_bytes", Builder::pin_budget_bytes, [0, 4 * SLAB - 1, u64::MAX]),
-        wrong("consumers_max", Builder::consumers_max, [0, (1 << 16) + 1, usize::MAX]),
+        wrong(
+            "ring_bytes",
+            Builder::ring_bytes,
+            [0, SEGMENT, 3 * RING, 1 << 41, u64::MAX],
+        ),
+        wrong(
+            "pin_budget_bytes",
+            Builder::pin_budget_bytes,
+            [0, 4 * SLAB - 1, u64::MAX],
+        ),
+        wrong(
+            "consumers_max",
+            Builder::consumers_max,
+            [0, (1 << 16) + 1, usize::MAX],
+        ),
         wrong("tick", Builder::tick, none),
         wrong("checkpoint_interval", Builder::checkpoint_interval, none),
         wrong("stall_after", Builder::stall_after, none),
@@ -65,12 +80,20 @@ fn wrong_on_disk() -> Vec<(&'static str, Change)> {
     [
         wrong("segment_bytes", Builder::segment_bytes, segments),
         vec![("ring_bytes", change(|b| b.segment_bytes(2 * SEGMENT)))],
-        wrong("catchup_window_bytes", Builder::catchup_window_bytes, [0, 2 * RING - 1]),
+        wrong(
+            "catchup_window_bytes",
+            Builder::catchup_window_bytes,
+            [0, 2 * RING - 1],
+        ),
         wrong("readahead_bytes", Builder::readahead_bytes, readahead),
         wrong("Deferred", Builder::durability, durability),
         wrong("Retention", Builder::retention, keep),
         wrong("cold_replays_max", Builder::cold_replays_max, [0]),
-        wrong("cold_bytes_per_second", Builder::cold_bytes_per_second, [Some(0), Some(SLAB - 1)]),
+        wrong(
+            "cold_bytes_per_second",
+            Builder::cold_bytes_per_second,
+            [Some(0), Some(SLAB - 1)],
+        ),
     ]
     .into_iter()
     .flatten()
@@ -104,7 +127,11 @@ fn options_that_contradict_each_other_are_refused() {
     let dir = bed.path().join("none");
     // Each is legal by itself: slabs so small that a footer leaves no room in them.
     let large = bed.builder().segment_bytes(2 << 30).ring_bytes(4 << 30);
-    let error = large.catchup_window_bytes(1 << 40).open(&dir).map(drop).unwrap_err();
+    let error = large
+        .catchup_window_bytes(1 << 40)
+        .open(&dir)
+        .map(drop)
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidOption);
     assert!(error.to_string().contains("segment_bytes"), "{error}");
     assert!(!dir.exists());
@@ -116,17 +143,33 @@ fn the_longest_durations_are_no_overflow() {
     for backend in backends() {
         let bed = Bed::new(backend);
         let max = Duration::MAX;
-        let builder = bed.builder().append_timeout(max).lock_timeout(max).watermark_idle(max);
-        let builder = builder.checkpoint_interval(max).tick(max).dwell(max).stall_after(max);
-        let builder = builder.deadline(max).shed_backoff(max, max).flapping(u32::MAX, max);
-        let builder = builder.cold_replays_max(usize::MAX).cold_bytes_per_second(Some(u64::MAX));
+        let builder = bed
+            .builder()
+            .append_timeout(max)
+            .lock_timeout(max)
+            .watermark_idle(max);
+        let builder = builder
+            .checkpoint_interval(max)
+            .tick(max)
+            .dwell(max)
+            .stall_after(max);
+        let builder = builder
+            .deadline(max)
+            .shed_backoff(max, max)
+            .flapping(u32::MAX, max);
+        let builder = builder
+            .cold_replays_max(usize::MAX)
+            .cold_bytes_per_second(Some(u64::MAX));
         let builder = builder.catchup_window_bytes(u64::MAX);
         let builder = builder.retention(Retention::age(max).or_bytes(u64::MAX));
         let bus = builder
             .durability(Durability::Deferred { interval: max, bytes: u64::MAX })
             .open(bed.path())
             .unwrap();
-        let consumer = bus.subscribe("c").start_if_new(Start::Earliest).run(|_| Ok(Ack::All));
+        let consumer = bus
+            .subscribe("c")
+            .start_if_new(Start::Earliest)
+            .run(|_| Ok(Ack::All));
         let consumer = consumer.unwrap();
         let lsn = bus.writer().append(1, 1, b"x").unwrap();
         bus.sync().unwrap();
@@ -162,8 +205,15 @@ fn options_at_their_lowest_work() {
             .cold_bytes_per_second(Some(SLAB))
             .durability(Durability::Deferred { interval: Duration::from_nanos(1), bytes: 4096 })
             .retention(Retention::age(none));
-        let bus = builder.tick(MILLI).checkpoint_interval(MILLI).open(bed.path()).unwrap();
-        let consumer = bus.subscribe("c").start_if_new(Start::Earliest).run(|_| Ok(Ack::All));
+        let bus = builder
+            .tick(MILLI)
+            .checkpoint_interval(MILLI)
+            .open(bed.path())
+            .unwrap();
+        let consumer = bus
+            .subscribe("c")
+            .start_if_new(Start::Earliest)
+            .run(|_| Ok(Ack::All));
         let consumer = consumer.unwrap();
         let mut last = None;
         for key in 0..200 {

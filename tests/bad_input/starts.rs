@@ -15,7 +15,10 @@ fn commit_five(bus: &Bus, model: &mut Vec<Rec>) {
 
 /// A log whose first segments were deleted.
 fn shortened(bed: &Bed) -> (Bus, Lsn, Lsn) {
-    let builder = bed.builder().manual(&bed.clock).retention(Retention::bytes(2 * SEGMENT));
+    let builder = bed
+        .builder()
+        .manual(&bed.clock)
+        .retention(Retention::bytes(2 * SEGMENT));
     let bus = builder.open(bed.path()).unwrap();
     fill_to(bed, &bus, &mut Vec::new(), 6, 9_000);
     bed.clock.advance(Duration::from_secs(60));
@@ -111,7 +114,11 @@ fn a_refused_subscription_leaves_nothing_behind() {
         let before = bed.tree();
         for _ in 0..2 {
             let start = Start::Lsn(Lsn::new(9));
-            let error = bus.subscribe("c").start_if_new(start).run(|_| Ok(Ack::All)).unwrap_err();
+            let error = bus
+                .subscribe("c")
+                .start_if_new(start)
+                .run(|_| Ok(Ack::All))
+                .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BeyondEnd);
         }
         assert!(bed.tree() == before && bus.consumers().is_empty());
@@ -135,13 +142,21 @@ fn a_checkpoint_beyond_the_end_is_refused() {
         fs::copy(bed.path().join("checkpoints"), image.path().join("checkpoints")).unwrap();
         let bus = image.by_hand();
         for _ in 0..2 {
-            let error = bus.subscribe("c").manual(|_| Ok(Ack::All)).map(drop).unwrap_err();
+            let error = bus
+                .subscribe("c")
+                .manual(|_| Ok(Ack::All))
+                .map(drop)
+                .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BeyondEnd);
             assert_eq!(error.lsns(), Some((Lsn::new(10), Lsn::new(10))));
             assert!(error.to_string().contains("start_at"), "{error}");
         }
         let start = Start::Lsn(Lsn::new(6));
-        let consumer = bus.subscribe("c").start_at(start).manual(|_| Ok(Ack::All)).unwrap();
+        let consumer = bus
+            .subscribe("c")
+            .start_at(start)
+            .manual(|_| Ok(Ack::All))
+            .unwrap();
         assert_eq!(consumer.handle().status().lsn, Lsn::new(5));
     }
 }
@@ -164,7 +179,11 @@ fn a_checkpoint_below_the_first_record_is_lost_unless_told_to_go_on() {
         bus.housekeep();
         let first = bus.first_lsn();
         assert!(first > Lsn::new(6));
-        let error = bus.subscribe("c").manual(|_| Ok(Ack::All)).map(drop).unwrap_err();
+        let error = bus
+            .subscribe("c")
+            .manual(|_| Ok(Ack::All))
+            .map(drop)
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PositionLost);
         assert_eq!(error.lsns(), Some((Lsn::new(6), first.previous())));
         let consumer = bus.subscribe("c").on_position_lost(OnPositionLost::Earliest);

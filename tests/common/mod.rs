@@ -90,7 +90,12 @@ impl Recorder {
 }
 
 pub(crate) fn seen(record: &Record<'_>) -> Seen {
-    (record.lsn(), record.kind(), record.key(), record.payload().to_vec())
+    (
+        record.lsn(),
+        record.kind(),
+        record.key(),
+        record.payload().to_vec(),
+    )
 }
 
 /// What the record with this LSN holds: kind, key, and a payload of `bytes`.
@@ -123,7 +128,11 @@ pub(crate) fn fill_later(writer: &Writer, last: Lsn, records: u64, bytes: usize)
         batch.append(kind, key, &payload).unwrap();
     }
     let ticket = batch.commit_later().unwrap();
-    assert_eq!(ticket.lsns().start().get(), first, "somebody else writes to this log");
+    assert_eq!(
+        ticket.lsns().start().get(),
+        first,
+        "somebody else writes to this log"
+    );
     ticket
 }
 

@@ -100,7 +100,9 @@ impl Sample {
         Sample::build(0, builder(), |bus| {
             for (i, payload) in payloads.iter().enumerate() {
                 let kind = i as u16 + 1;
-                bus.writer().append(kind, u64::from(kind) * 10, payload).unwrap();
+                bus.writer()
+                    .append(kind, u64::from(kind) * 10, payload)
+                    .unwrap();
             }
         })
     }
@@ -148,7 +150,9 @@ impl Sample {
         Sample::build(records, builder(), |bus| {
             let consumer = bus.subscribe(name).start_if_new(Start::Earliest);
             let consumer = consumer.run(|_: &Batch<'_>| Ok(Ack::All)).unwrap();
-            consumer.wait_processed(Lsn::new(records), Duration::from_secs(10)).unwrap();
+            consumer
+                .wait_processed(Lsn::new(records), Duration::from_secs(10))
+                .unwrap();
             consumer.stop().unwrap();
         })
     }
@@ -235,7 +239,8 @@ impl Sample {
 }
 
 pub(crate) fn segment_file(dir: &Path, number: u64) -> PathBuf {
-    dir.join("segments").join(format!("{:020}.log", number * SEGMENT_BYTES))
+    dir.join("segments")
+        .join(format!("{:020}.log", number * SEGMENT_BYTES))
 }
 
 pub(crate) fn make_writable(path: &Path) {
@@ -287,7 +292,12 @@ pub(crate) fn read_all(dir: &Path) -> Vec<Row> {
     let mut reader = bus.reader(Start::Earliest).unwrap();
     let mut rows = Vec::new();
     while let Some(record) = reader.try_next().unwrap() {
-        rows.push((record.lsn().get(), record.kind(), record.key(), record.payload().to_vec()));
+        rows.push((
+            record.lsn().get(),
+            record.kind(),
+            record.key(),
+            record.payload().to_vec(),
+        ));
     }
     drop(reader);
     bus.close().unwrap();
@@ -298,7 +308,10 @@ pub(crate) fn read_all(dir: &Path) -> Vec<Row> {
 pub(crate) fn subscribe_error(dir: &Path, name: &str) -> Error {
     let bus = builder().open(dir).unwrap();
     let consumer = bus.subscribe(name).start_if_new(Start::Earliest);
-    let error = consumer.run(|_: &Batch<'_>| Ok(Ack::All)).map(drop).unwrap_err();
+    let error = consumer
+        .run(|_: &Batch<'_>| Ok(Ack::All))
+        .map(drop)
+        .unwrap_err();
     bus.close().unwrap();
     error
 }

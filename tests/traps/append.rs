@@ -62,7 +62,9 @@ fn trap_01_pipelined_batches_are_all_readable_from_the_bytes() {
         let image = bed.image();
         let files: Vec<_> = image.segments().into_iter().map(|n| image.segment(n)).collect();
         let on_disk = files.iter().flat_map(|file| {
-            raw::filled(file).into_iter().flat_map(|block| raw::records(file, &block))
+            raw::filled(file)
+                .into_iter()
+                .flat_map(|block| raw::records(file, &block))
         });
         assert!(on_disk.eq(model.iter().cloned()));
         reopens(&image, &mut model.clone());
@@ -90,7 +92,10 @@ fn trap_02_what_is_no_block_is_zero_also_from_reused_memory() {
                 file[block.offset..block.body_end()].fill(0);
             }
             let footer = file.len() - raw::footer_bytes(file.len());
-            assert!(file[PAGE..footer].iter().all(|&byte| byte == 0), "segment {number}");
+            assert!(
+                file[PAGE..footer].iter().all(|&byte| byte == 0),
+                "segment {number}"
+            );
         }
         reopens(&image, &mut model);
     }
@@ -155,7 +160,8 @@ fn trap_13_followers_of_a_failed_block_get_errors() {
         let bus = bed.builder().faults(&bed.faults).open(bed.path()).unwrap();
         let hold = bed.faults.hold(Op::DurableWrite);
         // The leader's block goes well; the next one, which all followers share, does not.
-        bed.faults.inject(Fault::errno(Op::DurableWrite, libc::EIO).on("00.log").nth(2));
+        bed.faults
+            .inject(Fault::errno(Op::DurableWrite, libc::EIO).on("00.log").nth(2));
         let tickets: Vec<_> = std::thread::scope(|scope| {
             let leader = scope.spawn(|| bus.writer().append(1, 0, b"leader"));
             assert!(hold.wait_for(1));

@@ -26,7 +26,9 @@ pub(crate) type Rec = (u16, u64, Vec<u8>);
 /// Psync, and io_uring where the kernel has it.
 pub(crate) fn backends() -> Vec<Backend> {
     let dir = tempfile::tempdir().unwrap();
-    let uring = Bed::sized(Backend::IoUring, SLAB, SEGMENT).builder().open(dir.path());
+    let uring = Bed::sized(Backend::IoUring, SLAB, SEGMENT)
+        .builder()
+        .open(dir.path());
     match uring.map(drop) {
         Ok(()) => vec![Backend::Psync, Backend::IoUring],
         Err(error) => {
@@ -155,7 +157,10 @@ pub(crate) fn refuses(builder: Builder, dir: &Path, kind: ErrorKind) -> Error {
     let before = tree(dir);
     let error = builder.open(dir).map(drop).expect_err("opening must fail");
     assert_eq!(error.kind(), kind, "{error:?}");
-    assert!(tree(dir) == before, "a refusal changed something on disk: {error:?}");
+    assert!(
+        tree(dir) == before,
+        "a refusal changed something on disk: {error:?}"
+    );
     error
 }
 
@@ -284,7 +289,12 @@ pub(crate) fn holds(bed: &Bed, bus: &Bus, model: &[Rec]) {
     for via in VIAS {
         let (records, error) = read_to_end(bus, &mut reader(bus, via), &bed.clock);
         assert!(error.is_none(), "{via:?}: {error:?}");
-        assert!(records == model, "{via:?}: {} records of {}", records.len(), model.len());
+        assert!(
+            records == model,
+            "{via:?}: {} records of {}",
+            records.len(),
+            model.len()
+        );
     }
 }
 
@@ -336,7 +346,11 @@ pub(crate) fn in_child(test: &str, argument: impl Into<OsString>) -> String {
         String::from_utf8_lossy(&child.stdout),
         String::from_utf8_lossy(&child.stderr)
     );
-    assert!(child.status.success(), "{test} in a child: {}\n{text}", child.status);
+    assert!(
+        child.status.success(),
+        "{test} in a child: {}\n{text}",
+        child.status
+    );
     assert!(text.contains("1 passed"), "no such test: {test}\n{text}");
     text
 }

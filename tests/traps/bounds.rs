@@ -171,7 +171,10 @@ fn expect_damage(bed: &Bed, number: u64, offset: usize, sealed: bool) {
         Ok(bus) => bus,
         // The joint of two segments is looked at on opening.
         Err(error) => {
-            assert_eq!((error.kind(), error.segment()), (ErrorKind::Corrupt, Some(number)));
+            assert_eq!(
+                (error.kind(), error.segment()),
+                (ErrorKind::Corrupt, Some(number))
+            );
             return;
         }
     };
@@ -224,7 +227,10 @@ fn trap_17_many_segments_start_no_threads() {
         consumer.wait_caught_up(LONG).unwrap();
     }
     assert!(most > opened, "they were seen reading");
-    assert!(most <= opened + 3, "one a consumer, whatever it reads: {opened}, then {most}");
+    assert!(
+        most <= opened + 3,
+        "one a consumer, whatever it reads: {opened}, then {most}"
+    );
     bus.close().unwrap();
     // A thread that was joined may still be listed for a moment.
     until("all threads have ended", || threads() == before);

@@ -20,7 +20,10 @@ const QUICK: Retry = Retry::exponential(Duration::from_micros(100), Duration::fr
 fn trap_09_falling_behind_with_failing_callbacks_and_coming_back_loses_nothing() {
     for backend in backends() {
         let bed = Bed::new(backend);
-        let builder = bed.builder().dwell(Duration::from_millis(1)).tick(Duration::from_millis(1));
+        let builder = bed
+            .builder()
+            .dwell(Duration::from_millis(1))
+            .tick(Duration::from_millis(1));
         let bus = builder.open(bed.path()).unwrap();
         let processed = Arc::new(Mutex::new(Vec::new()));
         let (done, calls) = (Arc::clone(&processed), AtomicU32::new(0));
@@ -64,8 +67,14 @@ fn trap_09_falling_behind_with_failing_callbacks_and_coming_back_loses_nothing()
         consumer.wait_caught_up(LONG).unwrap();
         assert!(consumer.status().failures > 20);
         let counts = bus.transition_counts();
-        assert!(counts[&(Tier::Hot, Tier::CatchUp, Reason::Lapped)] >= 4, "{counts:?}");
-        assert!(counts[&(Tier::CatchUp, Tier::Hot, Reason::CaughtUp)] >= 4, "{counts:?}");
+        assert!(
+            counts[&(Tier::Hot, Tier::CatchUp, Reason::Lapped)] >= 4,
+            "{counts:?}"
+        );
+        assert!(
+            counts[&(Tier::CatchUp, Tier::Hot, Reason::CaughtUp)] >= 4,
+            "{counts:?}"
+        );
         bus.close().unwrap();
         let expected: Vec<Lsn> = (1..=model.len() as u64).map(Lsn::new).collect();
         assert!(*processed.lock().unwrap() == expected);
@@ -95,10 +104,16 @@ fn trap_09_exhausted_retries_park_and_skip_nothing() {
                     return Err("never".into());
                 }
             }
-            given.lock().unwrap().extend(batch.iter().map(|record| record.lsn()));
+            given
+                .lock()
+                .unwrap()
+                .extend(batch.iter().map(|record| record.lsn()));
             Ok(Ack::All)
         };
-        let consumer = bus.subscribe("c").start_if_new(Start::Earliest).retry(QUICK.attempts(10));
+        let consumer = bus
+            .subscribe("c")
+            .start_if_new(Start::Earliest)
+            .retry(QUICK.attempts(10));
         let mut consumer = consumer.manual(deliver).unwrap();
         for _ in 0..30 {
             commit(&bus.writer(), &mut model, 500);
@@ -137,7 +152,10 @@ fn trap_18_checkpoints_are_stored_while_the_consumer_is_busy() {
         let bed = Bed::new(backend);
         let bus = bed.by_hand();
         let mut model = Vec::new();
-        let consumer = bus.subscribe("busy").start_if_new(Start::Earliest).batch_records_max(3);
+        let consumer = bus
+            .subscribe("busy")
+            .start_if_new(Start::Earliest)
+            .batch_records_max(3);
         let mut consumer = consumer.manual(|_| Ok(Ack::All)).unwrap();
         assert_eq!(stored(&bed), [("busy".to_owned(), 0)], "a barrier from the start");
         let mut last = 0;
@@ -147,7 +165,10 @@ fn trap_18_checkpoints_are_stored_while_the_consumer_is_busy() {
             }
             assert_eq!(consumer.poll(), Polled::Moved);
             let status = consumer.handle().status();
-            assert!(status.lag_records > 0 && status.lsn.get() > last, "busy, never caught up");
+            assert!(
+                status.lag_records > 0 && status.lsn.get() > last,
+                "busy, never caught up"
+            );
             bus.housekeep();
             last = status.lsn.get();
             assert_eq!(stored(&bed), [("busy".to_owned(), last)]);
@@ -180,7 +201,10 @@ fn trap_18_the_bus_stores_checkpoints_by_itself_while_busy() {
         }
         // The callback goes on only when what came before it is stored; the backlog never ends.
         let dir = bed.path().to_owned();
-        let consumer = bus.subscribe("busy").start_if_new(Start::Earliest).batch_records_max(1);
+        let consumer = bus
+            .subscribe("busy")
+            .start_if_new(Start::Earliest)
+            .batch_records_max(1);
         let deliver = move |batch: &Batch<'_>| {
             let before = batch.first_lsn().get() - 1;
             if before < 60 {
@@ -217,11 +241,18 @@ fn trap_18_a_checkpoint_of_another_log_is_refused() {
             bed
         });
         assert_eq!(stored(&beds[0]), [("c".to_owned(), 4)]);
-        fs::copy(beds[0].path().join("checkpoints"), beds[1].path().join("checkpoints")).unwrap();
+        fs::copy(
+            beds[0].path().join("checkpoints"),
+            beds[1].path().join("checkpoints"),
+        )
+        .unwrap();
         for _ in 0..2 {
             // Again and again, until somebody says where to start.
             let bus = beds[1].by_hand();
-            let refused = bus.subscribe("c").start_if_new(Start::Earliest).run(|_| Ok(Ack::All));
+            let refused = bus
+                .subscribe("c")
+                .start_if_new(Start::Earliest)
+                .run(|_| Ok(Ack::All));
             let refused = refused.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::ForeignCheckpoint);
             assert!(refused.path().is_some(), "{refused}");

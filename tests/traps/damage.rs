@@ -27,7 +27,11 @@ const WAYS: [(Via, ReadMode); 3] =
     [(Via::CatchUp, ReadMode::Map), (Via::CatchUp, ReadMode::Pread), (Via::Cold, ReadMode::Map)];
 
 fn by_hand(bed: &Bed, mode: ReadMode) -> Bus {
-    bed.builder().manual(&bed.clock).read_mode(mode).open(bed.path()).unwrap()
+    bed.builder()
+        .manual(&bed.clock)
+        .read_mode(mode)
+        .open(bed.path())
+        .unwrap()
 }
 
 /// Reads until the error that must come. What came before it is the model's beginning.
@@ -70,7 +74,10 @@ fn trap_03_one_flipped_bit_is_an_error_wherever_it_is() {
             let (read, error) = prefix_and_error(&bed, &bus, via, &model);
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{at}: {error:?}");
             assert_eq!(read as u64 + 1, block.first_lsn, "{via:?}");
-            assert_eq!((error.segment(), error.offset()), (Some(2), Some(block.offset as u64)));
+            assert_eq!(
+                (error.segment(), error.offset()),
+                (Some(2), Some(block.offset as u64))
+            );
             assert_eq!(error.path(), Some(&*bed.segment_path(2)));
             bus.close().unwrap();
             replace(&bed.segment_path(2), &file);
@@ -95,9 +102,12 @@ fn trap_03_a_missing_segment_is_an_error_on_open_whichever_it_is() {
         // The last one with records, and the empty ones behind it.
         let last = bed.segments().split_off(4);
         let files: Vec<_> = last.iter().map(|&n| (n, bed.segment(n))).collect();
-        last.iter().for_each(|&n| fs::remove_file(bed.segment_path(n)).unwrap());
+        last.iter()
+            .for_each(|&n| fs::remove_file(bed.segment_path(n)).unwrap());
         bed.refuses_at(ErrorKind::MissingSegment, 4, 0);
-        files.iter().for_each(|(n, file)| replace(&bed.segment_path(*n), file));
+        files
+            .iter()
+            .for_each(|(n, file)| replace(&bed.segment_path(*n), file));
         holds(&bed, &bed.by_hand(), &model);
     }
 }
@@ -127,7 +137,11 @@ struct Seen(Arc<Mutex<(Vec<Lsn>, usize)>>);
 
 impl Seen {
     fn deliver(&self, batch: &Batch<'_>) {
-        self.0.lock().unwrap().0.extend(batch.iter().map(|record| record.lsn()));
+        self.0
+            .lock()
+            .unwrap()
+            .0
+            .extend(batch.iter().map(|record| record.lsn()));
     }
 
     fn note(&self, signal: &Signal) {
@@ -168,7 +182,10 @@ fn trap_04_a_consumer_parks_at_the_damage_and_never_sees_what_is_behind_it() {
             let mut consumer = bus
                 .subscribe("orders")
                 .start_if_new(Start::Earliest)
-                .retry(Retry::exponential(Duration::from_millis(1), Duration::from_millis(1)))
+                .retry(Retry::exponential(
+                    Duration::from_millis(1),
+                    Duration::from_millis(1),
+                ))
                 .on_signal(move |signal| told.note(signal))
                 .manual(move |batch| {
                     given.deliver(batch);
@@ -210,10 +227,13 @@ fn trap_04_neighbours_of_a_parked_consumer_go_on() {
         let bus = bed.open();
         let seen = Seen::default();
         let given = seen.clone();
-        let stuck = bus.subscribe("stuck").start_if_new(Start::Earliest).run(move |batch| {
-            given.deliver(batch);
-            Ok(Ack::All)
-        });
+        let stuck = bus
+            .subscribe("stuck")
+            .start_if_new(Start::Earliest)
+            .run(move |batch| {
+                given.deliver(batch);
+                Ok(Ack::All)
+            });
         let stuck = stuck.unwrap();
         let live = bus.subscribe("live").run(|_| Ok(Ack::All)).unwrap();
         let wait = stuck.wait_processed(Lsn::new(block.first_lsn), super::bed::LONG);

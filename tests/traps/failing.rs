@@ -30,7 +30,10 @@ fn trap_11_short_writes_are_finished() {
             fill_to(&bed, &bus, &mut model, 3, 14_000);
             let blocks: usize = (0..3).map(|n| raw::filled(&bed.segment(n)).len()).sum();
             let attempts = bed.faults.calls(Op::DurableWrite) - before;
-            assert!(attempts > 2 * blocks as u64, "{attempts} attempts, {blocks} blocks");
+            assert!(
+                attempts > 2 * blocks as u64,
+                "{attempts} attempts, {blocks} blocks"
+            );
             bus.close().unwrap();
             reopens(&bed, &mut model);
         }
@@ -42,17 +45,26 @@ fn trap_11_short_writes_are_finished() {
 fn trap_11_a_short_write_whose_rest_fails_is_a_failure() {
     for backend in backends() {
         let bed = Bed::new(backend);
-        let bus = bed.builder().manual(&bed.clock).faults(&bed.faults).open(bed.path()).unwrap();
+        let bus = bed
+            .builder()
+            .manual(&bed.clock)
+            .faults(&bed.faults)
+            .open(bed.path())
+            .unwrap();
         let mut model = Vec::new();
         commit(&bus.writer(), &mut model, 14_000);
         bed.faults.inject(Fault::short(Op::DurableWrite, 4096));
-        bed.faults.inject(Fault::errno(Op::DurableWrite, libc::EIO).nth(2));
+        bed.faults
+            .inject(Fault::errno(Op::DurableWrite, libc::EIO).nth(2));
         let (kind, key, payload) = record(1, 14_000);
         let failed = bus.writer().append(kind, key, &payload).unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Poisoned);
         assert_eq!(bus.committed_lsn(), Lsn::new(1));
         let image = bed.image();
-        assert!(image.by_hand().recovery().torn_bytes > 0, "a part of it is on the disk");
+        assert!(
+            image.by_hand().recovery().torn_bytes > 0,
+            "a part of it is on the disk"
+        );
         reopens(&image, &mut model);
     }
 }
@@ -89,12 +101,17 @@ fn trap_11_a_write_that_the_kernel_cuts_is_not_acknowledged() {
     for seed in 0..30 {
         let (kind, key, payload) = record(seed, 150_000);
         let mut batch = writer.batch();
-        let ticket = batch.append(kind, key, &payload).and_then(|()| batch.commit_later());
+        let ticket = batch
+            .append(kind, key, &payload)
+            .and_then(|()| batch.commit_later());
         let Ok(ticket) = ticket else { break };
         tickets.push(ticket);
         model.push((kind, key, payload));
     }
-    let acknowledged = tickets.iter().take_while(|ticket| ticket.wait().is_ok()).count();
+    let acknowledged = tickets
+        .iter()
+        .take_while(|ticket| ticket.wait().is_ok())
+        .count();
     assert!(acknowledged < tickets.len(), "the limit was met");
     for ticket in &tickets[acknowledged..] {
         assert_eq!(ticket.wait().unwrap_err().kind(), ErrorKind::Poisoned);
@@ -105,7 +122,10 @@ fn trap_11_a_write_that_the_kernel_cuts_is_not_acknowledged() {
     assert_eq!(bus.close().unwrap_err().kind(), ErrorKind::Poisoned);
     let again = image.by_hand();
     let there = again.recovery().records as usize;
-    assert!(there >= acknowledged && there <= 20 * SLAB as usize / 150_000, "{there}");
+    assert!(
+        there >= acknowledged && there <= 20 * SLAB as usize / 150_000,
+        "{there}"
+    );
     drop(again);
     model.truncate(there);
     reopens(&image, &mut model);
@@ -134,7 +154,10 @@ fn poison_and_look(bed: &Bed, deferred: bool) {
     let mut model = Vec::new();
     commit(&writer, &mut model, 100);
     bus.sync().unwrap();
-    let consumer = bus.subscribe("c").start_if_new(Start::Earliest).run(|_| Ok(Ack::All));
+    let consumer = bus
+        .subscribe("c")
+        .start_if_new(Start::Earliest)
+        .run(|_| Ok(Ack::All));
     let consumer = consumer.unwrap();
     let mut reader = bus.reader(Start::Earliest).unwrap();
     // Once: the disk would say Ok to every further call.
@@ -169,7 +192,10 @@ fn poison_and_look(bed: &Bed, deferred: bool) {
         assert_eq!(reader.next().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
         assert_eq!(reader.try_next().unwrap_err().kind(), ErrorKind::Poisoned);
     }
-    assert!(bed.segment(0) == file, "nothing more is written to a log that failed");
+    assert!(
+        bed.segment(0) == file,
+        "nothing more is written to a log that failed"
+    );
     assert_eq!(bus.close().unwrap_err().kind(), ErrorKind::Poisoned);
     // What is really on the disk: the record whole, under its LSN, or nothing.
     let bus = bed.by_hand();

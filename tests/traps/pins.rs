@@ -30,18 +30,21 @@ impl Kept {
 fn hoarder(bus: &Bus, name: &str) -> (ManualSubscription, Kept) {
     let kept = Kept::default();
     let keep = kept.clone();
-    let consumer = bus.subscribe(name).start_if_new(Start::Latest).manual(move |batch| {
-        for record in batch {
-            match record.lease() {
-                Ok(owned) => keep.records().0.push(owned),
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::LeaseRefused);
-                    keep.records().1 += 1;
+    let consumer = bus
+        .subscribe(name)
+        .start_if_new(Start::Latest)
+        .manual(move |batch| {
+            for record in batch {
+                match record.lease() {
+                    Ok(owned) => keep.records().0.push(owned),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::LeaseRefused);
+                        keep.records().1 += 1;
+                    }
                 }
             }
-        }
-        Ok(Ack::All)
-    });
+            Ok(Ack::All)
+        });
     (consumer.unwrap(), kept)
 }
 
@@ -105,8 +108,14 @@ fn trap_19_a_share_is_one_consumers_and_the_budget_is_all_of_theirs() {
         assert_eq!((pinned(&e), e_kept.records().0.len()), (0, 0));
         assert!(e_kept.records().1 > 0);
         bus.tick();
-        let shed = bus.transitions().into_iter().rfind(|t| t.reason == Reason::PinBudget);
-        assert_eq!(shed.map(|t| (t.consumer, t.to)), Some(("a".to_owned(), Tier::Cold)));
+        let shed = bus
+            .transitions()
+            .into_iter()
+            .rfind(|t| t.reason == Reason::PinBudget);
+        assert_eq!(
+            shed.map(|t| (t.consumer, t.to)),
+            Some(("a".to_owned(), Tier::Cold))
+        );
         // Kept bytes are what they were, though the ring has passed over them many times.
         for kept in [&a_kept, &b_kept, &c_kept, &d_kept] {
             for record in &kept.records().0 {
@@ -196,7 +205,10 @@ fn trap_19_pinned_bytes_never_understate_or_wrap_under_contention() {
                 let records = kept.records();
                 let counted = consumer.status().pinned_bytes;
                 let held = pinned_slabs(&records.0) * SLAB;
-                assert!(counted >= held && counted <= SHARE, "{counted} counted, {held} held");
+                assert!(
+                    counted >= held && counted <= SHARE,
+                    "{counted} counted, {held} held"
+                );
                 looks += u64::from(held > 0);
             }
             consumer.wait_caught_up(LONG).unwrap();

@@ -71,12 +71,18 @@ fn block(file: &[u8], offset: usize) -> Option<Block> {
 
 /// All good blocks of a segment file, whether they follow each other or not.
 pub(crate) fn blocks(file: &[u8]) -> Vec<Block> {
-    (PAGE..file.len()).step_by(PAGE).filter_map(|offset| block(file, offset)).collect()
+    (PAGE..file.len())
+        .step_by(PAGE)
+        .filter_map(|offset| block(file, offset))
+        .collect()
 }
 
 /// Those that hold records.
 pub(crate) fn filled(file: &[u8]) -> Vec<Block> {
-    blocks(file).into_iter().filter(|block| block.records > 0).collect()
+    blocks(file)
+        .into_iter()
+        .filter(|block| block.records > 0)
+        .collect()
 }
 
 /// The records of a block.

@@ -22,19 +22,26 @@ fn trap_15_a_crash_at_any_step_of_rolling_continues_the_lsns() {
     for backend in backends() {
         for (step, op, file) in steps {
             let bed = Bed::new(backend);
-            let bus =
-                bed.builder().manual(&bed.clock).faults(&bed.faults).open(bed.path()).unwrap();
+            let bus = bed
+                .builder()
+                .manual(&bed.clock)
+                .faults(&bed.faults)
+                .open(bed.path())
+                .unwrap();
             let mut model = Vec::new();
             let writer = bus.writer();
             // Five such blocks fill the first slab, four the second: the tenth does not fit.
             for _ in 0..9 {
                 commit(&writer, &mut model, 10_000);
             }
-            bed.faults.inject(Fault::errno(op, libc::EIO).on(file).forever());
+            bed.faults
+                .inject(Fault::errno(op, libc::EIO).on(file).forever());
             let (kind, key, payload) = record(model.len() as u64, 10_000);
             let failed = writer.append(kind, key, &payload);
             // Sealing fails behind the commit, which then was whole.
-            let failed = failed.and_then(|_| bus.drive().map(|()| Lsn::ZERO)).unwrap_err();
+            let failed = failed
+                .and_then(|_| bus.drive().map(|()| Lsn::ZERO))
+                .unwrap_err();
             assert_eq!(failed.kind(), ErrorKind::Poisoned, "{step}");
             if op != Op::DurableWrite {
                 model.push((kind, key, payload));
@@ -69,7 +76,8 @@ fn trap_15_a_crash_before_the_first_sync_of_a_new_segment_loses_the_unsynced_alo
             commit(&bus.writer(), &mut model, 12_000);
         }
         bus.sync().unwrap();
-        bed.faults.inject(Fault::errno(Op::Sync, libc::EIO).on("131072").forever());
+        bed.faults
+            .inject(Fault::errno(Op::Sync, libc::EIO).on("131072").forever());
         let (kind, key, payload) = record(9, 30_000);
         bus.writer().append(kind, key, &payload).unwrap();
         bus.writer().append(kind, key, &payload).unwrap();

@@ -23,7 +23,11 @@ const WAYS: [(Via, ReadMode); 4] = [
 ];
 
 fn open(bed: &Bed, mode: ReadMode) -> Bus {
-    bed.builder().manual(&bed.clock).read_mode(mode).open(bed.path()).unwrap()
+    bed.builder()
+        .manual(&bed.clock)
+        .read_mode(mode)
+        .open(bed.path())
+        .unwrap()
 }
 
 fn send(bus: &Bus, name: &str, via: Via) {
@@ -99,7 +103,10 @@ fn trap_05_a_page_resumes_where_the_last_one_ended() {
             assert_eq!(status.lag_records, 0);
             // Each record is looked at once.
             let walked = bus.walked("pages");
-            assert!(walked > records / 2 && walked <= records, "{via:?}: {walked} of {records}");
+            assert!(
+                walked > records / 2 && walked <= records,
+                "{via:?}: {walked} of {records}"
+            );
             // What is read, and fetched from the disk, is what is delivered.
             let delivered = 5 * bed.segment_bytes;
             let allowed = delivered + delivered / 10;
@@ -113,7 +120,10 @@ fn trap_05_a_page_resumes_where_the_last_one_ended() {
             let footers = 4 * 5 * 4096;
             let (read, fetched) = (after.0 - before.0, after.1 - before.1);
             assert!(read <= allowed + footers, "{via:?} {mode:?}: {read} bytes read");
-            assert!(fetched <= allowed + footers, "{via:?} {mode:?}: {fetched} bytes fetched");
+            assert!(
+                fetched <= allowed + footers,
+                "{via:?} {mode:?}: {fetched} bytes fetched"
+            );
         }
     }
 }
@@ -217,7 +227,11 @@ fn resident(path: &Path) -> Vec<bool> {
     let mut pages = vec![0u8; map.len().div_ceil(PAGE)];
     // SAFETY: the range is mapped, and the vector has a byte for each of its pages.
     let done = unsafe {
-        libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), pages.as_mut_ptr().cast())
+        libc::mincore(
+            map.as_ptr().cast_mut().cast(),
+            map.len(),
+            pages.as_mut_ptr().cast(),
+        )
     };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     pages.iter().map(|&page| page & 1 == 1).collect()
@@ -232,8 +246,14 @@ fn residency(bed: &Bed, places: &[(u64, u64, usize)], lsn: Lsn) -> (u64, u64) {
     let at = places.partition_point(|&(first_lsn, ..)| first_lsn <= lsn.get()) - 1;
     let (_, number, offset) = places[at];
     let files: Vec<_> = (0..4).map(|n| resident(&bed.segment_path(n))).collect();
-    let before = files.iter().take(number as usize).map(|file| bytes_of(file)).sum::<u64>();
-    let behind = files.get(number as usize).map_or(0, |file| bytes_of(&file[..offset / PAGE]));
+    let before = files
+        .iter()
+        .take(number as usize)
+        .map(|file| bytes_of(file))
+        .sum::<u64>();
+    let behind = files
+        .get(number as usize)
+        .map_or(0, |file| bytes_of(&file[..offset / PAGE]));
     (before + behind, files.iter().map(|file| bytes_of(file)).sum())
 }
 
@@ -249,7 +269,9 @@ fn trap_07_pages_behind_the_last_reader_are_really_released() {
         let files = (0..4).map(|number| (number, bed.segment(number)));
         let places: Vec<_> = files
             .flat_map(|(n, file)| {
-                raw::filled(&file).into_iter().map(move |block| (block.first_lsn, n, block.offset))
+                raw::filled(&file)
+                    .into_iter()
+                    .map(move |block| (block.first_lsn, n, block.offset))
             })
             .collect();
         // To look at them brought them all in, which shows that it can be seen; out with them.
@@ -280,8 +302,14 @@ fn trap_07_pages_behind_the_last_reader_are_really_released() {
         assert!(all_most >= 64 << 10, "they did read through the cache");
         // The kernel itself may read a file ahead to its end, but of what lies behind the last
         // reader no more stays than a step of release and a footer a segment.
-        assert!(behind_most <= READAHEAD, "{behind_most} bytes were resident behind the readers");
-        assert!(all_most <= bed.segment_bytes + READAHEAD, "{all_most} bytes were resident");
+        assert!(
+            behind_most <= READAHEAD,
+            "{behind_most} bytes were resident behind the readers"
+        );
+        assert!(
+            all_most <= bed.segment_bytes + READAHEAD,
+            "{all_most} bytes were resident"
+        );
         drop((ahead, behind));
         let (_, left) = residency(&bed, &places, last);
         assert!(left <= READAHEAD / 2, "{left} bytes stay when all have left");
@@ -355,10 +383,16 @@ fn trap_10_switching_tiers_renumbers_nothing() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let given = Arc::clone(&seen);
         let deliver = move |batch: &Batch<'_>| {
-            given.lock().unwrap().extend(batch.iter().map(|r| (r.lsn().get(), r.key())));
+            given
+                .lock()
+                .unwrap()
+                .extend(batch.iter().map(|r| (r.lsn().get(), r.key())));
             Ok(Ack::All)
         };
-        let consumer = bus.subscribe("c").start_if_new(Start::Earliest).batch_records_max(3);
+        let consumer = bus
+            .subscribe("c")
+            .start_if_new(Start::Earliest)
+            .batch_records_max(3);
         let mut consumer = consumer.manual(deliver).unwrap();
         let tiers = [Force::CatchUp, Force::Hot, Force::Shed, Force::Replaying, Force::CatchUp];
         for round in 0..100 {

@@ -13,7 +13,12 @@ use super::bed::{
 
 fn truncate(path: &Path, bytes: u64) {
     set_mode(path, 0o644);
-    OpenOptions::new().write(true).open(path).unwrap().set_len(bytes).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_len(bytes)
+        .unwrap();
 }
 
 /// The active segment was mapped, and truncating it killed the process with SIGBUS.
@@ -30,7 +35,12 @@ fn trap_08_truncating_a_sealed_segment_under_a_reader_is_an_error() {
         [(Via::CatchUp, ReadMode::Map), (Via::CatchUp, ReadMode::Pread), (Via::Cold, ReadMode::Map)]
     {
         let bed = Bed::sized(backend_of(&backend), 16 * SLAB, 64 * SLAB);
-        let bus = bed.builder().manual(&bed.clock).read_mode(mode).open(bed.path()).unwrap();
+        let bus = bed
+            .builder()
+            .manual(&bed.clock)
+            .read_mode(mode)
+            .open(bed.path())
+            .unwrap();
         let mut model = Vec::new();
         fill_to(&bed, &bus, &mut model, 4, 20_000);
         let mut reader = reader(&bus, via);
@@ -42,9 +52,14 @@ fn trap_08_truncating_a_sealed_segment_under_a_reader_is_an_error() {
         let (records, error) = read_to_end(&bus, &mut reader, &bed.clock);
         let error = error.expect("the rest of the segment is gone");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
-        assert_eq!((error.segment(), error.path()), (Some(0), Some(&*bed.segment_path(0))));
+        assert_eq!(
+            (error.segment(), error.path()),
+            (Some(0), Some(&*bed.segment_path(0)))
+        );
         assert!(
-            error.offset().is_some_and(|at| (40 * SLAB..=50 * SLAB).contains(&at)),
+            error
+                .offset()
+                .is_some_and(|at| (40 * SLAB..=50 * SLAB).contains(&at)),
             "{error:?}"
         );
         assert!(records.len() > 50, "what is still there is delivered");
@@ -60,7 +75,10 @@ fn trap_08_truncating_a_sealed_segment_under_a_reader_is_an_error() {
 fn mapped_in(dir: &Path) -> Vec<String> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let dir = dir.to_str().unwrap();
-    let ours = maps.lines().filter_map(|line| line.split_once(dir)).map(|(_, name)| name.into());
+    let ours = maps
+        .lines()
+        .filter_map(|line| line.split_once(dir))
+        .map(|(_, name)| name.into());
     ours.collect()
 }
 
@@ -72,8 +90,9 @@ fn trap_08_the_active_segment_is_never_mapped() {
         let bus = bed.by_hand();
         let mut model = Vec::new();
         fill_to(&bed, &bus, &mut model, 3, 5_000);
-        let sealed: Vec<String> =
-            (0..3).map(|n| format!("/segments/{:020}.log", n * bed.segment_bytes)).collect();
+        let sealed: Vec<String> = (0..3)
+            .map(|n| format!("/segments/{:020}.log", n * bed.segment_bytes))
+            .collect();
         let dir = bed.path().to_owned();
         let (send, mapped) = std::sync::mpsc::channel();
         let mut consumer = bus

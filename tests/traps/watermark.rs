@@ -23,7 +23,10 @@ fn are_wired(bed: &Bed, number: u64) {
     let blocks = raw::blocks(&bed.segment(number));
     assert!(blocks.len() > 1);
     for (i, block) in blocks.iter().enumerate() {
-        assert!(block.watermark >= vouched && block.watermark <= block.position, "block {i}");
+        assert!(
+            block.watermark >= vouched && block.watermark <= block.position,
+            "block {i}"
+        );
         vouched = block.watermark;
     }
     assert!(blocks.iter().filter(|block| block.watermark > 0).count() >= blocks.len() - 1);
@@ -60,7 +63,10 @@ fn trap_20_an_idle_log_vouches_for_its_last_block() {
     for (backend, durability) in backends().into_iter().flat_map(|b| bounds().map(|d| (b, d))) {
         let bed = Bed::new(backend);
         let builder = bed.builder().durability(durability);
-        let bus = builder.watermark_idle(Duration::from_millis(10)).open(bed.path()).unwrap();
+        let bus = builder
+            .watermark_idle(Duration::from_millis(10))
+            .open(bed.path())
+            .unwrap();
         let mut model = Vec::new();
         for round in 0..4 {
             for _ in 0..5 {
@@ -88,7 +94,10 @@ fn begun(bed: &Bed, number: u64) -> bool {
 /// A last block that fills its slab to the end had no room behind it, and stayed unvouched.
 #[test]
 fn trap_20_a_block_that_fills_its_slab_is_vouched_for_in_the_next() {
-    for (backend, idle) in backends().into_iter().flat_map(|b| [false, true].map(|i| (b, i))) {
+    for (backend, idle) in backends()
+        .into_iter()
+        .flat_map(|b| [false, true].map(|i| (b, i)))
+    {
         let bed = Bed::new(backend);
         let wait = Duration::from_millis(if idle { 5 } else { 3_600_000 });
         let bus = bed.builder().watermark_idle(wait).open(bed.path()).unwrap();
@@ -126,7 +135,10 @@ fn trap_20_a_closed_log_vouches_for_its_last_block() {
         for mut number in [0, 1, 2] {
             let bed = Bed::new(backend);
             let builder = bed.builder().durability(durability);
-            let bus = builder.watermark_idle(Duration::from_secs(3600)).open(bed.path()).unwrap();
+            let bus = builder
+                .watermark_idle(Duration::from_secs(3600))
+                .open(bed.path())
+                .unwrap();
             let mut model = Vec::new();
             fill_to(&bed, &bus, &mut model, number, 3_000);
             commit(&bus.writer(), &mut model, 3_000);
@@ -139,7 +151,10 @@ fn trap_20_a_closed_log_vouches_for_its_last_block() {
             }
             assert!(!is_vouched(&bed, number), "nothing but closing vouches here");
             bus.close().unwrap();
-            assert!(is_vouched(&bed, number), "{backend:?}, {durability:?}, segment {number}");
+            assert!(
+                is_vouched(&bed, number),
+                "{backend:?}, {durability:?}, segment {number}"
+            );
             are_wired(&bed, number);
             damage_is_detected(&bed, number, &mut model);
         }
