@@ -24,7 +24,7 @@ pub(crate) const SAMPLES: u64 = 4;
 /// it, and then the keeper pins most.
 pub(crate) const SAMPLES_MAX: u64 = 6;
 
-const STALL_AFTER: Duration = Duration::from_secs(1);
+const STALL_AFTER: Duration = Duration::from_secs(2);
 pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) const DEFERRED_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) const DEFERRED_BYTES: u64 = 4 << 20;
