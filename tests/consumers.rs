@@ -8,34 +8,14 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use common::{
-    KIB, LONG, RING_BYTES, Recorder, SLAB_BYTES, assert_content, content, fill, fill_bytes,
-    on_each_backend, small, until,
+    KIB, LONG, RING_BYTES, Recorder, SLAB_BYTES, assert_content, content, fill, fill_bytes, lsns,
+    on_each_backend, recording, small, until,
 };
 use eventplane::testing::{Fault, Faults, ManualClock, Op, Polled};
 use eventplane::{
     Ack, Backend, Batch, Bus, ErrorKind, Lsn, OwnedRecord, Retry, Start, Subscription,
 };
 use parking_lot::Mutex;
-
-fn recording(bus: &Bus, name: &str, start: Start) -> (Subscription, Recorder) {
-    let recorder = Recorder::default();
-    let subscription = bus
-        .subscribe(name)
-        .start_if_new(start)
-        .run({
-            let recorder = recorder.clone();
-            move |batch: &Batch<'_>| {
-                recorder.take(batch);
-                Ok(Ack::All)
-            }
-        })
-        .unwrap();
-    (subscription, recorder)
-}
-
-fn lsns(range: std::ops::RangeInclusive<u64>) -> Vec<u64> {
-    range.collect()
-}
 
 #[test]
 fn a_wait_after_a_seek_never_sees_the_old_position() {

@@ -5,33 +5,10 @@ mod common;
 use std::sync::Arc;
 use std::thread;
 
-use common::{LONG, RING_BYTES, Recorder, SLAB_BYTES, fill_bytes, small};
+use common::{LONG, RING_BYTES, Recorder, SLAB_BYTES, fill_bytes, lsns, recording, small};
 use eventplane::testing::{ManualClock, Polled};
-use eventplane::{
-    Ack, Backend, Batch, Bus, ErrorKind, LossCause, Lsn, OnPositionLost, Signal, Start,
-    Subscription,
-};
+use eventplane::{Ack, Backend, Batch, ErrorKind, LossCause, Lsn, OnPositionLost, Signal, Start};
 use parking_lot::Mutex;
-
-fn recording(bus: &Bus, name: &str, start: Start) -> (Subscription, Recorder) {
-    let recorder = Recorder::default();
-    let subscription = bus
-        .subscribe(name)
-        .start_if_new(start)
-        .run({
-            let recorder = recorder.clone();
-            move |batch: &Batch<'_>| {
-                recorder.take(batch);
-                Ok(Ack::All)
-            }
-        })
-        .unwrap();
-    (subscription, recorder)
-}
-
-fn lsns(range: std::ops::RangeInclusive<u64>) -> Vec<u64> {
-    range.collect()
-}
 
 #[test]
 fn in_memory_a_lapped_consumer_is_told_what_it_lost() {

@@ -268,6 +268,13 @@ impl Footer {
         Ok(())
     }
 
+    /// Where the blocks of the slab with offset `at` end, as an offset in the segment.
+    pub(crate) fn slab_end(&self, at: u64, slab_bytes: u64) -> u64 {
+        let slab = at / slab_bytes;
+        let end = self.slab_ends.get(slab as usize).copied().unwrap_or(0);
+        slab * slab_bytes + u64::from(end)
+    }
+
     /// See [`seek_lsn`].
     pub(crate) fn seek_lsn(&self, lsn: u64) -> Option<&IndexEntry> {
         seek_lsn(&self.index, lsn)

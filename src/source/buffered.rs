@@ -62,12 +62,6 @@ impl Buffered {
         self.geometry.segment_of(position) == self.footer.number
     }
 
-    fn slab_end(&self, at: u64) -> u64 {
-        let slab = at / self.geometry.slab_bytes;
-        let end = self.footer.slab_ends.get(slab as usize).copied().unwrap_or(0);
-        slab * self.geometry.slab_bytes + u64::from(end)
-    }
-
     fn holds(&self, offset: u64) -> bool {
         (self.from..self.from + self.len as u64).contains(&offset)
     }
@@ -75,7 +69,7 @@ impl Buffered {
     /// Makes the block at `position` readable; `more` if the buffer holds only a part of it.
     pub(crate) fn fetch(&mut self, position: u64, more: bool) -> Result<Fetch> {
         let offset = self.geometry.segment_offset(position);
-        let end = self.slab_end(offset);
+        let end = self.footer.slab_end(offset, self.geometry.slab_bytes);
         if offset >= end {
             return Ok(Fetch::SlabEnd);
         }

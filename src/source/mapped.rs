@@ -182,18 +182,10 @@ impl Mapped {
         self.shared.geometry.segment_of(position) == self.shared.footer.number
     }
 
-    /// Offset in the segment where the blocks of the slab with offset `at` end.
-    fn slab_end(&self, at: u64) -> u64 {
-        let slab_bytes = self.shared.geometry.slab_bytes;
-        let slab = at / slab_bytes;
-        let end = self.shared.footer.slab_ends.get(slab as usize).copied().unwrap_or(0);
-        slab * slab_bytes + u64::from(end)
-    }
-
     /// Makes the block at `position` readable; `more` if what is populated held only a part of it.
     pub(crate) fn fetch(&mut self, position: u64, more: bool) -> Result<Fetch> {
         let offset = self.shared.geometry.segment_offset(position);
-        let end = self.slab_end(offset);
+        let end = self.shared.footer.slab_end(offset, self.shared.geometry.slab_bytes);
         if offset >= end {
             return Ok(Fetch::SlabEnd);
         }
@@ -221,7 +213,7 @@ impl Mapped {
 
     pub(crate) fn window(&self) -> Window<'_> {
         let geometry = &self.shared.geometry;
-        let end = self.slab_end(self.at).min(self.populated);
+        let end = self.shared.footer.slab_end(self.at, geometry.slab_bytes).min(self.populated);
         let bytes = &self.shared.map[self.at as usize..end as usize];
         let base = geometry.segment_start(self.shared.footer.number) + self.at;
         Window { bytes, base, align: geometry.align_bytes as usize }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventplane::{Backend, Batch, Builder, Bus, Lsn, Record, Signal, Ticket, Writer};
+use eventplane::{
+    Ack, Backend, Batch, Builder, Bus, Lsn, Record, Signal, Start, Subscription, Ticket, Writer,
+};
 use parking_lot::Mutex;
 
 pub(crate) const KIB: u64 = 1 << 10;
@@ -163,4 +165,25 @@ pub(crate) fn assert_alternating(signals: &[Signal]) -> usize {
         told += 1;
     }
     told
+}
+
+/// A subscriber on its own thread that records what it sees.
+pub(crate) fn recording(bus: &Bus, name: &str, start: Start) -> (Subscription, Recorder) {
+    let recorder = Recorder::default();
+    let subscription = bus
+        .subscribe(name)
+        .start_if_new(start)
+        .run({
+            let recorder = recorder.clone();
+            move |batch: &Batch<'_>| {
+                recorder.take(batch);
+                Ok(Ack::All)
+            }
+        })
+        .unwrap();
+    (subscription, recorder)
+}
+
+pub(crate) fn lsns(range: std::ops::RangeInclusive<u64>) -> Vec<u64> {
+    range.collect()
 }
