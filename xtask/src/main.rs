@@ -1,0 +1,51 @@
+//! `cargo xtask prove`: runs what docs/reliability.md claims, each stage within its time, and
+//! compares what was really executed with what is required, so that nothing shrinks unseen.
+
+mod run;
+mod stages;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of this repository.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs the proofs: all stages, or those named.
+    Prove {
+        /// The long versions: ten times as much, or as stated.
+        #[arg(long)]
+        long: bool,
+        /// Only tells what there is.
+        #[arg(long)]
+        list: bool,
+        /// Names of stages.
+        stages: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Task::Prove { long, list, stages } = Args::parse().task;
+    let unknown = stages.iter().find(|name| stages::STAGES.iter().all(|s| s.name != **name));
+    if let Some(name) = unknown {
+        eprintln!("there is no stage {name:?}: see --list");
+        return ExitCode::FAILURE;
+    }
+    let chosen: Vec<_> = stages::STAGES
+        .iter()
+        .filter(|stage| stages.is_empty() || stages.iter().any(|name| stage.name == *name))
+        .collect();
+    if list {
+        for stage in chosen {
+            println!("{:<12} {}", stage.name, stage.what);
+        }
+        return ExitCode::SUCCESS;
+    }
+    if run::all(&chosen, long) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
