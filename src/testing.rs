@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::bus::{Builder, Bus};
 use crate::consumer::{Ack, Batch, Callbacks, Consumer, Progress, Subscribe, Subscription};
-pub use crate::disk::{Fault, Faults, Hold, Op};
+pub use crate::disk::{Crash, Fault, Faults, Hold, Op, Plant, SimDisk};
 use crate::error::Result;
 use crate::policy::{Phase, Reason};
 
@@ -35,6 +35,12 @@ impl Builder {
     /// and polls are the test's.
     pub fn manual(mut self, clock: &ManualClock) -> Builder {
         self.instruments.clock = Some(Arc::clone(&clock.0));
+        self
+    }
+
+    /// Runs on a simulated disk.
+    pub fn simulated(mut self, disk: &SimDisk) -> Builder {
+        self.instruments.sim = Some(disk.clone());
         self
     }
 
@@ -75,6 +81,11 @@ impl Bus {
     /// The error that poisoned the log.
     pub fn drive(&self) -> Result<()> {
         self.parts().0.log.drive()
+    }
+
+    /// One round of the committer, which may leave writes in flight. False: it has nothing to do.
+    pub fn step(&self) -> bool {
+        self.parts().0.log.drive_round().is_some()
     }
 
     /// Applies a transition as if the policy had decided it.

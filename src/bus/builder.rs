@@ -14,6 +14,7 @@ use crate::options::{ConsumerLabels, Durability, Options, ReadMode, Retention};
 pub(crate) struct Instruments {
     pub(crate) clock: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
     pub(crate) faults: Option<crate::disk::Faults>,
+    pub(crate) sim: Option<crate::disk::SimDisk>,
 }
 
 /// Options of a bus. Sizes are in bytes; what is refused is refused by `open`, naming the option.

@@ -402,6 +402,11 @@ impl Builder {
 
     /// Clock, disk, and whether there are threads.
     fn surroundings(&self, dir: &Path) -> Result<(Clock, Arc<dyn Disk>, bool)> {
+        let (clock, threads) = self.clock();
+        #[cfg(feature = "testing")]
+        if let Some(sim) = &self.instruments.sim {
+            return Ok((clock, Arc::new(sim.clone()), threads));
+        }
         let Options { backend, direct_io, .. } = self.options;
         let disk = RealDisk::new(backend, direct_io).map_err(|e| {
             Error::io(format!("cannot set up the backend {backend:?}"), dir, e)
@@ -413,7 +418,6 @@ impl Builder {
             Some(faults) => Arc::new(FaultyDisk::new(disk, faults.clone())),
             None => disk,
         };
-        let (clock, threads) = self.clock();
         Ok((clock, disk, threads))
     }
 }

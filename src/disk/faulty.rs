@@ -44,10 +44,18 @@ pub enum Op {
     Remove,
 }
 
+impl Op {
+    /// Whether it may be done in part.
+    fn is_in_parts(self) -> bool {
+        matches!(self, Op::Read | Op::Write | Op::DurableWrite)
+    }
+}
+
 /// One thing that goes wrong: at first the next call, once, on any path.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    op: Op,
+    /// `None`: any.
+    op: Option<Op>,
     effect: Effect,
     /// A part of the paths it is restricted to.
     path: Option<String>,
@@ -71,12 +79,22 @@ impl Fault {
 
     /// A read or write stops after `bytes`, with success. On direct files, a multiple of 4096.
     pub fn short(op: Op, bytes: usize) -> Fault {
-        let in_parts = matches!(op, Op::Read | Op::Write | Op::DurableWrite);
-        assert!(in_parts, "{op:?} is done or not, never in part");
+        assert!(op.is_in_parts(), "{op:?} is done or not, never in part");
         Fault::new(op, Effect::Short(bytes))
     }
 
-    fn new(op: Op, effect: Effect) -> Fault {
+    /// The call fails with this errno, whatever it is.
+    pub fn errno_anywhere(errno: i32) -> Fault {
+        Fault::new(None, Effect::Errno(errno))
+    }
+
+    /// The read or write stops after `bytes`.
+    pub fn short_anywhere(bytes: usize) -> Fault {
+        Fault::new(None, Effect::Short(bytes))
+    }
+
+    fn new(op: impl Into<Option<Op>>, effect: Effect) -> Fault {
+        let op = op.into();
         Fault { op, effect, path: None, calls_before: 0, repeats: false }
     }
 
@@ -100,7 +118,12 @@ impl Fault {
 
     fn matches(&self, op: Op, paths: &[&Path]) -> bool {
         let on_path = |part: &String| paths.iter().any(|p| p.to_string_lossy().contains(part));
-        self.op == op && self.path.as_ref().is_none_or(on_path)
+        let on_op = match (self.op, self.effect) {
+            (Some(own), _) => own == op,
+            (None, Effect::Errno(_)) => true,
+            (None, Effect::Short(_)) => op.is_in_parts(),
+        };
+        on_op && self.path.as_ref().is_none_or(on_path)
     }
 }
 
@@ -154,6 +177,11 @@ impl Faults {
         self.shared.plan.lock().gates.get(&op).map_or(0, |gate| gate.calls)
     }
 
+    /// How many calls there were, each attempt counted.
+    pub fn calls_in_all(&self) -> u64 {
+        self.shared.plan.lock().gates.values().map(|gate| gate.calls).sum()
+    }
+
     /// Makes every call of `op` wait until the returned value is dropped.
     #[must_use = "dropping the hold lets the calls go"]
     pub fn hold(&self, op: Op) -> Hold {
@@ -163,7 +191,7 @@ impl Faults {
 
     /// One attempt of an operation: counts it, waits while it is held, then fails it, or says to
     /// how many of `bytes` it is cut.
-    fn attempt(&self, op: Op, paths: &[&Path], bytes: usize) -> io::Result<usize> {
+    pub(super) fn attempt(&self, op: Op, paths: &[&Path], bytes: usize) -> io::Result<usize> {
         let mut plan = self.shared.plan.lock();
         plan.gates.entry(op).or_default().calls += 1;
         if plan.is_held(op) {
@@ -290,6 +318,10 @@ impl Disk for FaultyDisk {
 
     fn queue(&self, lock: &Arc<dyn DiskLock>) -> io::Result<Box<dyn WriteQueue>> {
         self.disk.queue(lock)
+    }
+
+    fn random_u64(&self) -> io::Result<u64> {
+        self.disk.random_u64()
     }
 
     fn mode(&self) -> DiskMode {

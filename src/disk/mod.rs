@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`RealDisk`] | files of the operating system, with O_DIRECT where the file system allows it |
 //! | `FaultyDisk` | any other disk, with failures, short writes and delays on demand |
+//! | `SimDisk` | a disk in memory that knows what is durable, crashes, and is driven by a seed |
 //!
 //! # Two ways to write
 //!
@@ -37,6 +38,8 @@ mod uring;
 
 #[cfg(any(test, feature = "testing"))]
 mod faulty;
+#[cfg(feature = "testing")]
+mod sim;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +49,8 @@ pub(crate) use faulty::FaultyDisk;
 #[cfg(any(test, feature = "testing"))]
 pub use faulty::{Fault, Faults, Hold, Op};
 pub(crate) use real::RealDisk;
+#[cfg(feature = "testing")]
+pub use sim::{Crash, Plant, SimDisk};
 
 /// What O_DIRECT demands of memory, offset and length. Devices ask for 512 or 4096 bytes; 4096
 /// serves both.
@@ -134,6 +139,11 @@ pub(crate) trait Disk: Debug + Send + Sync {
     /// A queue for pipelined writes, to be called on the thread that will use it: a ring belongs
     /// to the thread that made it. The queue holds the lock until its last write is over.
     fn queue(&self, lock: &Arc<dyn DiskLock>) -> io::Result<Box<dyn WriteQueue>>;
+
+    /// A random number: for identities, not for secrets.
+    fn random_u64(&self) -> io::Result<u64> {
+        getrandom::u64().map_err(io::Error::other)
+    }
 
     /// What is really in use.
     fn mode(&self) -> DiskMode;

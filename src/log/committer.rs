@@ -40,6 +40,8 @@ pub(crate) struct Committer {
     durable: u64,
     /// The last durable block has records, and no later one says that it is durable.
     unvouched: bool,
+    /// Without threads: between two rounds of a pipeline that is not done.
+    pub(crate) under_way: bool,
 }
 
 struct Files {
@@ -50,6 +52,17 @@ struct Files {
     registered: Option<Arc<Ring>>,
     catalogue: Arc<Catalogue>,
     segment: Arc<OpenSegment>,
+}
+
+/// How a round of the pipeline ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Round {
+    /// There is more to do.
+    Again,
+    /// There is more to do, but perhaps not before an interval is over.
+    Rest,
+    /// Nothing is left, and the role is given back.
+    Done,
 }
 
 /// A block with a header, from submission until it is published.
@@ -72,6 +85,7 @@ impl Committer {
             time_nanos: 0,
             durable: 0,
             unvouched: false,
+            under_way: false,
         }
     }
 
@@ -125,6 +139,18 @@ impl Committer {
     /// What the committer thread does once it has the role, until nothing is pending, in flight or
     /// unsynced. Returns without the role, or with an error that poisons the log.
     pub(crate) fn run(&mut self, log: &Log) -> Result<()> {
+        loop {
+            match self.round(log)? {
+                Round::Again => {}
+                Round::Rest => self.wait_for_interval(log),
+                Round::Done => return Ok(()),
+            }
+        }
+    }
+
+    /// One round of the pipeline: submits what is pending, waits for a write if any is in flight,
+    /// syncs if that is due. To be called by whoever has the role.
+    pub(crate) fn round(&mut self, log: &Log) -> Result<Round> {
         let outcome = self.pipeline(log);
         if outcome.is_err() {
             // The kernel may still be writing: no memory goes back before it is done.
@@ -139,31 +165,27 @@ impl Committer {
         outcome
     }
 
-    fn pipeline(&mut self, log: &Log) -> Result<()> {
+    fn pipeline(&mut self, log: &Log) -> Result<Round> {
         self.open_queue(log)?;
-        loop {
-            while self.queue_has_room() {
-                let Some(block) = self.take(log) else { break };
-                let small = block.end - block.start <= limits::DIRECT_COMMIT_BYTES;
-                if log.mode == CommitMode::Synced && self.in_flight.is_empty() && small {
-                    self.write_durable(log, block)?;
-                } else {
-                    self.submit(log, block)?;
-                }
-            }
-            if self.queue_in_flight() > 0 {
-                self.reap(true)?;
-            }
-            if self.sync_is_due(log) {
-                self.sync(log)?;
-            }
-            if self.in_flight.is_empty() && self.release(log) {
-                return Ok(());
-            }
-            if self.queue_in_flight() == 0 {
-                self.wait_for_interval(log);
+        while self.queue_has_room() {
+            let Some(block) = self.take(log) else { break };
+            let small = block.end - block.start <= limits::DIRECT_COMMIT_BYTES;
+            if log.mode == CommitMode::Synced && self.in_flight.is_empty() && small {
+                self.write_durable(log, block)?;
+            } else {
+                self.submit(log, block)?;
             }
         }
+        if self.queue_in_flight() > 0 {
+            self.reap(true)?;
+        }
+        if self.sync_is_due(log) {
+            self.sync(log)?;
+        }
+        if self.in_flight.is_empty() && self.release(log) {
+            return Ok(Round::Done);
+        }
+        Ok(if self.queue_in_flight() == 0 { Round::Rest } else { Round::Again })
     }
 
     /// Sets the write queue up on the thread that will use it.

@@ -54,8 +54,8 @@ pub(super) fn open_or_create_meta(
     }
     refuse_orphans(&**disk, dir)?;
     let mut id = [0; 16];
-    id[..8].copy_from_slice(&random_u64()?.to_le_bytes());
-    id[8..].copy_from_slice(&random_u64()?.to_le_bytes());
+    id[..8].copy_from_slice(&random_u64(&**disk)?.to_le_bytes());
+    id[8..].copy_from_slice(&random_u64(&**disk)?.to_le_bytes());
     let log_id = LogId(id);
     let catalogue = Arc::new(Catalogue::new(geometry, 0, 1));
     let place = (Arc::clone(disk), dir);

@@ -36,7 +36,7 @@ use crate::ring::Ring;
 use crate::sync::{Clock, Futex, nanos};
 
 use appender::{Appender, Role};
-use committer::Committer;
+use committer::{Committer, Round};
 use waiters::Waiters;
 
 pub(crate) use catalogue::{Catalogue, Located, Sealed};
@@ -372,7 +372,7 @@ impl Log {
                 })));
             }
             if !self.threads {
-                self.lead_if_free();
+                self.drive_round();
             }
             None
         })
@@ -502,18 +502,42 @@ impl Log {
         self.kick.wake_all();
     }
 
-    /// Without threads: does what the committer and the preparer would do next.
+    /// Without threads: does what the committer and the preparer would do next, until they would
+    /// rest.
     pub(crate) fn drive(&self) -> Result<()> {
         if let Some(segments) = &self.segments {
             segments.step(self);
         }
-        self.lead_if_free();
+        while self.drive_round() == Some(Round::Again) {}
         self.poisoned().map_or(Ok(()), Err)
+    }
+
+    /// Without threads: one round of the committer. `None` if it has nothing to do.
+    pub(crate) fn drive_round(&self) -> Option<Round> {
+        let mut committer = self.committer.lock();
+        if !committer.under_way && self.claim(&AtomicBool::new(false)) != Some(true) {
+            return None;
+        }
+        committer.under_way = false;
+        match committer.round(self) {
+            Ok(Round::Done) => Some(Round::Done),
+            Ok(round) => {
+                committer.under_way = true;
+                Some(round)
+            }
+            Err(error) => {
+                drop(committer);
+                self.poison(error);
+                self.append.lock().role = Role::Free;
+                None
+            }
+        }
     }
 
     /// After the committer thread, or without one: writes what is left and the closing watermark;
     /// once appending is refused, lets go of files and lock.
     pub(crate) fn finish(&self) {
+        while !self.threads && self.drive_round().is_some() {}
         while self.lead_if_free() {}
         let mut appender = self.append.lock();
         let closed = appender.refusal.is_some();

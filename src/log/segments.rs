@@ -270,7 +270,7 @@ impl Segments {
         }
         let header = SegmentHeader {
             log_id: self.log_id,
-            nonce: random_u64()?,
+            nonce: random_u64(&*self.disk)?,
             number,
             slab_bytes: self.geometry.slab_bytes,
             segment_bytes: bytes,
@@ -308,7 +308,7 @@ impl Segments {
     }
 }
 
-pub(crate) fn random_u64() -> Result<u64> {
-    getrandom::u64()
+pub(crate) fn random_u64(disk: &dyn Disk) -> Result<u64> {
+    disk.random_u64()
         .map_err(|e| Error::new(ErrorKind::Io, "no random numbers").because(e.to_string()))
 }

@@ -384,7 +384,7 @@ impl LogDir {
         let path = self.segment_path(number);
         let header = SegmentHeader {
             log_id: self.meta.log_id,
-            nonce: random_u64()?,
+            nonce: random_u64(&*self.disk)?,
             number,
             slab_bytes: self.geometry.slab_bytes,
             segment_bytes: self.geometry.segment_bytes,

@@ -32,13 +32,12 @@ enum Task {
 
 fn main() -> ExitCode {
     let Task::Prove { long, list, stages } = Args::parse().task;
-    let unknown = stages.iter().find(|name| stages::STAGES.iter().all(|s| s.name != **name));
+    let unknown = stages.iter().find(|name| stages::all().all(|s| s.name != **name));
     if let Some(name) = unknown {
         eprintln!("there is no stage {name:?}: see --list");
         return ExitCode::FAILURE;
     }
-    let chosen: Vec<_> = stages::STAGES
-        .iter()
+    let chosen: Vec<_> = stages::all()
         .filter(|stage| stages.is_empty() || stages.iter().any(|name| stage.name == *name))
         .collect();
     if list {

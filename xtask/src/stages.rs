@@ -1,5 +1,10 @@
 //! The stages, and what each must execute.
 
+mod bytes;
+mod kernel;
+mod races;
+mod simulation;
+
 /// Something that is run as one command, and proves one or more rows.
 pub struct Stage {
     pub name: &'static str,
@@ -26,4 +31,7 @@ const fn row(name: &'static str, required: u64, long: u64) -> Row {
     Row { name, required, long }
 }
 
-pub const STAGES: &[Stage] = &[];
+/// All of them, in the order in which they run.
+pub fn all() -> impl Iterator<Item = &'static Stage> {
+    [simulation::STAGES, races::STAGES, kernel::STAGES, bytes::STAGES].into_iter().flatten()
+}

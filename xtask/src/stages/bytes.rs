@@ -1,0 +1,5 @@
+//! Bad bytes.
+
+use super::Stage;
+
+pub const STAGES: &[Stage] = &[];

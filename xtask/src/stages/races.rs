@@ -1,0 +1,5 @@
+//! Models, schedules and sanitizers.
+
+use super::Stage;
+
+pub const STAGES: &[Stage] = &[];
