@@ -60,6 +60,7 @@ mod lsn;
 mod error;
 mod limits;
 mod sync;
+mod planted;
 mod format;
 mod disk;
 mod options;

@@ -2,15 +2,20 @@
 //! polled by hand, forced transitions. Not covered by semver.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::bus::{Builder, Bus};
 use crate::consumer::{Ack, Batch, Callbacks, Consumer, Progress, Subscribe, Subscription};
-pub use crate::disk::{Crash, Fault, Faults, Hold, Op, Plant, SimDisk};
+pub use crate::disk::{Crash, Fault, Faults, Hold, Op, Plant, Point, SimDisk};
 use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::offline::LogDir;
+pub use crate::planted::{Bug, plant};
 use crate::policy::{Phase, Reason};
+use crate::ring::Ring;
 
 /// A clock that stands still until it is told.
 #[derive(Clone, Debug)]
@@ -51,6 +56,25 @@ impl Builder {
     }
 }
 
+/// See [`Bus::probe`].
+#[derive(Clone)]
+pub struct Probe(Arc<Ring>);
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probe").field("committed_lsn", &self.committed_lsn()).finish()
+    }
+}
+
+impl Probe {
+    /// The last record that consumers may see: published, so durable.
+    #[must_use]
+    pub fn committed_lsn(&self) -> Lsn {
+        // The LSN is stored before the position is published; nobody else runs in between.
+        self.0.committed_lsn()
+    }
+}
+
 /// Where a transition may be forced to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Force {
@@ -81,6 +105,20 @@ impl Bus {
     /// The error that poisoned the log.
     pub fn drive(&self) -> Result<()> {
         self.parts().0.log.drive()
+    }
+
+    /// The checkpoint stored for a consumer, which need not run.
+    ///
+    /// # Errors
+    /// If it is one of another log, or lies beyond the end.
+    pub fn checkpoint(&self, consumer: &str) -> Result<Option<Lsn>> {
+        self.parts().0.checkpoints.get(consumer, self.committed_lsn())
+    }
+
+    /// Looks at what is committed while the bus is in the middle of something.
+    #[must_use]
+    pub fn probe(&self) -> Probe {
+        Probe(Arc::clone(&self.parts().0.log.ring))
     }
 
     /// One round of the committer, which may leave writes in flight. False: it has nothing to do.
@@ -118,6 +156,16 @@ impl Bus {
         let consumers = self.parts().0.consumers();
         let state = consumers.iter().find(|state| state.name == consumer);
         state.map_or(0, |state| state.checked.load(Ordering::Relaxed))
+    }
+}
+
+impl LogDir {
+    /// As `open`, on a simulated disk.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn simulated(disk: &SimDisk, dir: impl AsRef<Path>) -> Result<LogDir> {
+        LogDir::open_on(Arc::new(disk.clone()), dir.as_ref())
     }
 }
 

@@ -22,6 +22,7 @@ use super::state::{Activity, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::lsn::Lsn;
+use crate::planted::{Bug, planted};
 use crate::policy::Phase;
 use crate::ring::Seen;
 use crate::source::{Brought, Cursor, Held, PageLimits, RunIter, Scan, Want, scan as read};
@@ -280,6 +281,9 @@ impl Consumer {
             self.cursor = scan.to;
             self.advanced(seen, subscriber);
             return Ok(Progress::Moved);
+        }
+        if planted(Bug::StoresReceived) {
+            self.state.publish(&scan.to);
         }
         let outcome = self.deliver(&scan, subscriber);
         Ok(self.settle(&scan, outcome, seen, subscriber))

@@ -34,7 +34,7 @@ pub enum Op {
     SyncDir,
     /// `rename`; a path restriction matches either name.
     Rename,
-    /// `open` with `create`.
+    /// `open` with `create`, of a file that is not there.
     Create,
     /// `allocate`.
     Allocate,
@@ -42,12 +42,57 @@ pub enum Op {
     Read,
     /// `remove`.
     Remove,
+    /// `create_dir`.
+    CreateDir,
+    /// `open` without `create`.
+    Open,
+    /// `list`.
+    List,
+    /// `lock`.
+    Lock,
+    /// `queue`.
+    Queue,
+    /// `len` of a file.
+    Len,
+    /// `set_read_only`.
+    Protect,
+    /// `drop_cache`.
+    DropCache,
 }
 
 impl Op {
+    /// Its name, for digests and reports.
+    #[cfg(feature = "testing")]
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Op::Write => "write",
+            Op::DurableWrite => "durable write",
+            Op::Sync => "sync",
+            Op::SyncDir => "sync directory",
+            Op::Rename => "rename",
+            Op::Create => "create",
+            Op::Allocate => "allocate",
+            Op::Read => "read",
+            Op::Remove => "remove",
+            Op::CreateDir => "create directory",
+            Op::Open => "open",
+            Op::List => "list",
+            Op::Lock => "lock",
+            Op::Queue => "queue",
+            Op::Len => "len",
+            Op::Protect => "protect",
+            Op::DropCache => "drop cache",
+        }
+    }
+
     /// Whether it may be done in part.
     fn is_in_parts(self) -> bool {
         matches!(self, Op::Read | Op::Write | Op::DurableWrite)
+    }
+
+    /// What opening a file is.
+    pub(super) fn opening(mode: OpenMode) -> Op {
+        if mode.create { Op::Create } else { Op::Open }
     }
 }
 
@@ -285,17 +330,16 @@ impl FaultyDisk {
 
 impl Disk for FaultyDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
+        self.faults.whole(Op::CreateDir, &[path], || self.disk.create_dir(path))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        self.disk.list(dir)
+        self.faults.whole(Op::List, &[dir], || self.disk.list(dir))
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let open = || self.disk.open(path, mode);
-        let file =
-            if mode.create { self.faults.whole(Op::Create, &[path], open)? } else { open()? };
+        let file = self.faults.whole(Op::opening(mode), &[path], open)?;
         let faults = self.faults.clone();
         Ok(Arc::new(FaultyFile { file, path: path.to_owned(), faults }))
     }
@@ -313,11 +357,11 @@ impl Disk for FaultyDisk {
     }
 
     fn lock(&self, path: &Path, timeout: Duration) -> io::Result<Arc<dyn DiskLock>> {
-        self.disk.lock(path, timeout)
+        self.faults.whole(Op::Lock, &[path], || self.disk.lock(path, timeout))
     }
 
     fn queue(&self, lock: &Arc<dyn DiskLock>) -> io::Result<Box<dyn WriteQueue>> {
-        self.disk.queue(lock)
+        self.faults.whole(Op::Queue, &[], || self.disk.queue(lock))
     }
 
     fn random_u64(&self) -> io::Result<u64> {
@@ -349,7 +393,7 @@ impl FaultyFile {
 
 impl DiskFile for FaultyFile {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.faults.whole(Op::Len, &[&self.path], || self.file.len())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -388,11 +432,11 @@ impl DiskFile for FaultyFile {
     }
 
     fn set_read_only(&self) -> io::Result<()> {
-        self.file.set_read_only()
+        self.whole(Op::Protect, || self.file.set_read_only())
     }
 
     fn drop_cache(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.drop_cache(offset, len)
+        self.whole(Op::DropCache, || self.file.drop_cache(offset, len))
     }
 
     fn map(&self) -> io::Result<Option<memmap2::Mmap>> {

@@ -50,7 +50,7 @@ pub(crate) use faulty::FaultyDisk;
 pub use faulty::{Fault, Faults, Hold, Op};
 pub(crate) use real::RealDisk;
 #[cfg(feature = "testing")]
-pub use sim::{Crash, Plant, SimDisk};
+pub use sim::{Crash, Plant, Point, SimDisk};
 
 /// What O_DIRECT demands of memory, offset and length. Devices ask for 512 or 4096 bytes; 4096
 /// serves both.

@@ -24,6 +24,7 @@ use crate::format::{
 };
 use crate::limits;
 use crate::lsn::Lsn;
+use crate::planted::{Bug, planted};
 use crate::ring::{BlockBytes, Ring};
 use crate::sync::Clock;
 
@@ -182,6 +183,9 @@ impl Committer {
         if self.sync_is_due(log) {
             self.sync(log)?;
         }
+        if planted(Bug::PublishesUnsynced) {
+            self.publish_written(log);
+        }
         if self.in_flight.is_empty() && self.release(log) {
             return Ok(Round::Done);
         }
@@ -337,9 +341,16 @@ impl Committer {
     /// Makes durable what is written, and publishes it.
     fn sync(&mut self, log: &Log) -> Result<()> {
         let segment = Arc::clone(&self.files().segment);
-        segment.file.sync_data().map_err(|e| {
+        let mut synced = segment.file.sync_data();
+        if planted(Bug::RetriesSync) {
+            synced = synced.or_else(|_| segment.file.sync_data());
+        }
+        synced.map_err(|e| {
             Error::io("cannot sync the segment", &segment.path, e).at_segment(segment.number, 0)
         })?;
+        if planted(Bug::SyncsWhatIsInFlight) {
+            self.in_flight.iter_mut().for_each(|flight| flight.written = true);
+        }
         self.publish_written(log);
         Ok(())
     }
@@ -393,7 +404,9 @@ impl Committer {
         while self.queue_in_flight() > 0 {
             self.reap(true)?;
         }
-        if !self.in_flight.is_empty() {
+        if planted(Bug::RollsEarly) {
+            self.publish_written(log);
+        } else if !self.in_flight.is_empty() {
             self.sync(log)?;
         }
         let position = log.geometry.rolled_block(old.number);

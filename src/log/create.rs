@@ -50,9 +50,12 @@ pub(super) fn open_or_create_meta(
 ) -> Result<(MetaFile, bool)> {
     let io = |e| Error::io("cannot list the log's directory", dir, e);
     if disk.list(dir).map_err(io)?.iter().any(|e| e.name == "meta") {
-        return Ok((MetaFile::open(&**disk, dir, true)?, false));
+        let meta = MetaFile::open(&**disk, dir, true)?;
+        make_found_durable(&**disk, dir, &meta)?;
+        return Ok((meta, false));
     }
     refuse_orphans(&**disk, dir)?;
+    make_path_durable(&**disk, dir)?;
     let mut id = [0; 16];
     id[..8].copy_from_slice(&random_u64(&**disk)?.to_le_bytes());
     id[8..].copy_from_slice(&random_u64(&**disk)?.to_le_bytes());
@@ -72,6 +75,32 @@ pub(super) fn open_or_create_meta(
         log_start_lsn: 1,
     };
     Ok((MetaFile::create(&**disk, dir, meta)?, true))
+}
+
+/// What a killed process left in a cache is not yet durable: neither names nor the newer slot of
+/// `meta`, on which all that follows is built.
+fn make_found_durable(disk: &dyn Disk, dir: &Path, meta: &MetaFile) -> Result<()> {
+    meta.sync()?;
+    for dir in [dir, &dir.join("segments")] {
+        disk.sync_dir(dir).map_err(|e| Error::io("cannot sync the log's directory", dir, e))?;
+    }
+    Ok(())
+}
+
+/// The directories on the way to a new log may be as new as the log; and the name of `segments`
+/// must not become durable after that of `meta`, which promises it.
+fn make_path_durable(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    for parent in dir.ancestors() {
+        let here = parent.as_os_str().is_empty();
+        let parent = if here { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            // What we may not even open, we did not make.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
+            Err(e) => return Err(Error::io("cannot sync a directory", parent, e)),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Without `meta`, segments that hold blocks are somebody's data; empty ones are an unfinished

@@ -66,6 +66,12 @@ impl MetaFile {
         self.meta.lock().clone()
     }
 
+    /// Makes durable what was read.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let failed = |e| Error::io("cannot sync the log's meta file", &self.path, e);
+        self.file.sync_data().map_err(failed)
+    }
+
     /// Changes it durably: the slot that is older is overwritten in place, so this works on a full
     /// disk.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Meta)) -> Result<()> {

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Meta;
 use crate::lsn::{Geometry, Lsn};
 use crate::options::Options;
+use crate::planted::{Bug, planted};
 use crate::ring::Ring;
 use crate::sync::Clock;
 
@@ -76,13 +77,6 @@ pub(crate) fn open_log(
     let io = |e| Error::io("cannot open the log's directory", dir, e);
     if !is_log(&*disk, dir)? {
         disk.create_dir(&dir.join("segments")).map_err(io)?;
-        // The name of the directory itself.
-        match dir.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => disk.sync_dir(Path::new(".")),
-            Some(parent) => disk.sync_dir(parent),
-            None => Ok(()),
-        }
-        .map_err(io)?;
     }
     let lock = disk.lock(&dir.join("LOCK"), options.lock_timeout).map_err(|e| {
         if e.kind() == std::io::ErrorKind::WouldBlock {
@@ -253,9 +247,11 @@ impl<'a> Recoverer<'a> {
             }
             let file = self.open_file(&found_next)?;
             let walked = self.walker(&found_next, &*file).walk(chain, |_, _| {})?;
-            file.sync_data().map_err(|e| {
-                Error::io("cannot make durable what recovery read", &found_next.path, e)
-            })?;
+            if !planted(Bug::TrustsTheCache) {
+                file.sync_data().map_err(|e| {
+                    Error::io("cannot make durable what recovery read", &found_next.path, e)
+                })?;
+            }
             if walked.rolled {
                 chain = walked.chain;
                 complete.push(Complete::Rolled(self.open_segment(found_next, file, walked)));
@@ -286,6 +282,9 @@ impl<'a> Recoverer<'a> {
 
     /// Damage, or a torn write that nobody was told about?
     fn judge(&self, tail: &Tail) -> Result<()> {
+        if planted(Bug::StopsAtFirstBadBlock) {
+            return Ok(());
+        }
         let bad = self.geometry.segment_start(tail.found.number) + tail.walked.end;
         if tail.rest.vouched > bad {
             let last = tail.rest.last_lsn;

@@ -11,6 +11,7 @@ use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::lsn::{Geometry, Lsn};
 use crate::options::Retention;
+use crate::planted::{Bug, planted};
 use crate::sync::nanos;
 
 pub(crate) struct Retainer {
@@ -93,6 +94,9 @@ impl Retainer {
         let Some(last) = last else {
             return Ok(retained);
         };
+        if planted(Bug::UnlinksFirst) {
+            let _ = files.disk.remove(&last.path);
+        }
         let log_start = self.geometry.segment_start(last.number + 1);
         let first_lsn = last.last_lsn + 1;
         files.meta.update(|meta| {

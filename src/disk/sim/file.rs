@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::content::What;
-use super::{Plant, SimDisk};
+use super::{Plant, Point, SimDisk};
 use crate::disk::file::{is_aligned, read_full, retry, wrote_nothing};
 use crate::disk::{Completion, DiskFile, DiskLock, Op, QUEUE_DEPTH, Write, WriteQueue};
 
@@ -30,6 +30,10 @@ impl SimFile {
         SimFile { disk, path, inode, direct }
     }
 
+    fn point(&self, call: &str, offset: u64, bytes: u64) {
+        self.disk.point(Point { call, path: &self.path, offset, bytes });
+    }
+
     fn check_alignment(&self, bytes: &[u8], offset: u64) {
         assert!(!self.direct || is_aligned(bytes, offset), "misaligned direct I/O at {offset}");
     }
@@ -39,7 +43,7 @@ impl SimFile {
         self.check_alignment(bytes, offset);
         while !bytes.is_empty() {
             let id = self.disk.begin_write(self.inode, bytes, offset)?;
-            self.disk.point("write", &self.path, offset, bytes.len() as u64);
+            self.point("write", offset, bytes.len() as u64);
             let attempt = retry(|| self.disk.shared.faults.attempt(op, &[&self.path], bytes.len()));
             let mut world = self.disk.shared.world.lock();
             let written = match attempt {
@@ -68,7 +72,7 @@ impl SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let attempt = retry(|| self.disk.shared.faults.attempt(Op::Sync, &[&self.path], 0));
-        self.disk.point("sync", &self.path, 0, 0);
+        self.point("sync", 0, 0);
         let mut world = self.disk.shared.world.lock();
         match attempt {
             Ok(_) if self.disk.has(Plant::SyncsNothing) => Ok(()),
@@ -89,6 +93,7 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
+        self.disk.quiet(Op::Len, &[&self.path])?;
         Ok(self.disk.shared.world.lock().inode(self.inode).seen.len)
     }
 
@@ -126,16 +131,17 @@ impl DiskFile for SimFile {
         world.admit(grown)?;
         let id = world.begin(self.inode, What::Grow { len });
         drop(world);
-        self.disk.point("allocate", &self.path, 0, len);
+        self.point("allocate", 0, len);
         self.disk.shared.world.lock().inode(self.inode).complete(id);
         Ok(())
     }
 
     fn set_read_only(&self) -> io::Result<()> {
-        Ok(())
+        self.disk.quiet(Op::Protect, &[&self.path])
     }
 
     fn drop_cache(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        self.disk.quiet(Op::DropCache, &[&self.path])?;
         self.disk.shared.world.lock().inode(self.inode).drop_cache();
         Ok(())
     }
@@ -226,7 +232,8 @@ impl WriteQueue for SimQueue {
         let submitted = bytes.to_vec();
         let id = self.disk.begin_write(inode, &submitted, write.offset)?;
         let path = PathBuf::from(format!("#{inode}"));
-        self.disk.point("submit", &path, write.offset, submitted.len() as u64);
+        let (offset, bytes) = (write.offset, submitted.len() as u64);
+        self.disk.point(Point { call: "submit", path: &path, offset, bytes });
         self.flying.push(Flying { write, inode, id, submitted });
         Ok(())
     }

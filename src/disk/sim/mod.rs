@@ -51,7 +51,20 @@ pub enum Plant {
     CompletesEarly,
 }
 
-type Watch = Box<dyn FnMut(&SimDisk) + Send>;
+/// A call that changes something, in the middle of which a crash may strike.
+#[derive(Clone, Copy, Debug)]
+pub struct Point<'a> {
+    /// What is done.
+    pub call: &'a str,
+    /// To what; a write in a queue knows only the number of its file.
+    pub path: &'a Path,
+    /// Where in the file.
+    pub offset: u64,
+    /// How much.
+    pub bytes: u64,
+}
+
+type Watch = Box<dyn FnMut(&SimDisk, Point<'_>) + Send>;
 
 /// A disk that exists in memory; clones are the same disk.
 #[derive(Clone)]
@@ -115,7 +128,7 @@ impl SimDisk {
 
     /// Calls `watch` in the middle of each call that changes something, with the disk as it is at
     /// that moment. It must not change the disk, but may take a crash of it.
-    pub fn watch(&self, watch: impl FnMut(&SimDisk) + Send + 'static) {
+    pub fn watch(&self, watch: impl FnMut(&SimDisk, Point<'_>) + Send + 'static) {
         *self.shared.watch.lock() = Some(Box::new(watch));
     }
 
@@ -198,14 +211,19 @@ impl SimDisk {
     }
 
     /// A call that changes something is under way.
-    fn point(&self, call: &str, path: &Path, at: u64, bytes: u64) {
-        self.shared.world.lock().note(call, path, at, bytes);
+    fn point(&self, point: Point<'_>) {
+        self.shared.world.lock().note(point);
         // Taken out meanwhile: what watches may look at the disk, and its own calls are no points.
         let watch = self.shared.watch.lock().take();
         if let Some(mut watch) = watch {
-            watch(self);
+            watch(self, point);
             self.shared.watch.lock().get_or_insert(watch);
         }
+    }
+
+    /// An operation that changes nothing: only that it may fail.
+    fn quiet(&self, op: Op, paths: &[&Path]) -> io::Result<()> {
+        retry(|| self.shared.faults.attempt(op, paths, 0)).map(drop)
     }
 
     /// An operation that is all or nothing.
@@ -218,7 +236,7 @@ impl SimDisk {
         retry(|| {
             self.shared.faults.attempt(op, paths, 0)?;
             let done = call(&mut self.shared.world.lock())?;
-            self.point("name", paths[0], op as u64, 0);
+            self.point(Point { call: op.name(), path: paths[0], offset: 0, bytes: 0 });
             Ok(done)
         })
     }
@@ -226,13 +244,14 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.whole(Op::Create, &[path], |world| {
+        self.whole(Op::CreateDir, &[path], |world| {
             world.create_dirs(path);
             Ok(())
         })
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        self.quiet(Op::List, &[dir])?;
         let world = self.shared.world.lock();
         if let Node::File(_) = world.node(dir)? {
             return Err(io::ErrorKind::NotADirectory.into());
@@ -254,6 +273,7 @@ impl Disk for SimDisk {
                 }
             })?
         } else {
+            self.quiet(Op::Open, &[path])?;
             match self.shared.world.lock().node(path)? {
                 Node::File(inode) => inode,
                 Node::Directory => return Err(io::ErrorKind::IsADirectory.into()),
@@ -282,6 +302,7 @@ impl Disk for SimDisk {
     }
 
     fn lock(&self, path: &Path, _timeout: Duration) -> io::Result<Arc<dyn DiskLock>> {
+        self.quiet(Op::Lock, &[path])?;
         let mut world = self.shared.world.lock();
         if !world.locked.insert(path.to_owned()) {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -293,6 +314,7 @@ impl Disk for SimDisk {
     }
 
     fn queue(&self, lock: &Arc<dyn DiskLock>) -> io::Result<Box<dyn WriteQueue>> {
+        self.quiet(Op::Queue, &[])?;
         Ok(Box::new(SimQueue::new(self.clone(), Arc::clone(lock))))
     }
 

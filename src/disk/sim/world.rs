@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
 
+use super::Point;
 use super::content::{Inode, What};
 
 /// What a name stands for.
@@ -174,10 +175,11 @@ impl World {
     }
 
     /// Mixes a call into the digest.
-    pub(super) fn note(&mut self, call: &str, path: &Path, at: u64, bytes: u64) {
+    pub(super) fn note(&mut self, point: Point<'_>) {
         self.points += 1;
-        let text = path.as_os_str().as_encoded_bytes();
-        for part in [call.as_bytes(), text, &at.to_le_bytes(), &bytes.to_le_bytes()] {
+        let path = point.path.as_os_str().as_encoded_bytes();
+        let (offset, bytes) = (point.offset.to_le_bytes(), point.bytes.to_le_bytes());
+        for part in [point.call.as_bytes(), path, &offset, &bytes] {
             for &byte in part {
                 // FNV-1a.
                 self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
