@@ -7,6 +7,8 @@
 //! Files of this disk have no descriptor to a queue, so queued writes pass through here as well,
 //! one by one, as [`Op::Write`].
 
+#[cfg(feature = "testing")]
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -222,9 +224,10 @@ impl Faults {
         self.shared.plan.lock().gates.get(&op).map_or(0, |gate| gate.calls)
     }
 
-    /// How many calls there were, each attempt counted.
-    pub fn calls_in_all(&self) -> u64 {
-        self.shared.plan.lock().gates.values().map(|gate| gate.calls).sum()
+    /// How many calls of each operation there were.
+    #[cfg(feature = "testing")]
+    pub fn calls_by_name(&self) -> BTreeMap<&'static str, u64> {
+        self.shared.plan.lock().gates.iter().map(|(op, gate)| (op.name(), gate.calls)).collect()
     }
 
     /// Makes every call of `op` wait until the returned value is dropped.

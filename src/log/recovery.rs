@@ -257,6 +257,7 @@ impl<'a> Recoverer<'a> {
                 complete.push(Complete::Rolled(self.open_segment(found_next, file, walked)));
                 continue;
             }
+            self.make_last_footer_durable(complete.last())?;
             let rest = self.walker(&found_next, &*file).rest(walked.end)?;
             let tail = Tail { found: found_next, file, walked, rest };
             self.judge(&tail)?;
@@ -264,6 +265,17 @@ impl<'a> Recoverer<'a> {
             let prepared = prepared.collect::<Result<_>>()?;
             return Ok(State { complete, tail, prepared });
         }
+    }
+
+    /// Of a segment sealed over a torn write, the footer alone says that it ends, and a killed
+    /// process may have left it in a cache. Each opening makes the newest one durable, so the
+    /// older ones are.
+    fn make_last_footer_durable(&self, last: Option<&Complete>) -> Result<()> {
+        let Some(Complete::Sealed(sealed)) = last else { return Ok(()) };
+        let mode = OpenMode { write: false, create: false, direct: false };
+        let file = self.files.disk.open(&sealed.path, mode);
+        file.and_then(|file| file.sync_data())
+            .map_err(|e| Error::io("cannot make a footer durable", &sealed.path, e))
     }
 
     fn open_segment(&self, found: Found, file: Arc<dyn DiskFile>, walked: Walked) -> OpenSegment {

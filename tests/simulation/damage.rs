@@ -129,12 +129,13 @@ impl Log {
         if self.blocks.is_empty() {
             return None;
         }
-        // The last ones are the interesting ones.
-        let count = self.blocks.len();
-        let newest = rng.u8(0..4) == 0;
-        let chosen =
-            if newest { count - 1 - rng.usize(0..count.min(3)) } else { rng.usize(0..count) };
-        let (segment, block, vouched) = self.blocks[chosen];
+        // What nothing vouches for is rare, and the interesting part.
+        let unvouched: Vec<_> = self.blocks.iter().filter(|(.., vouched)| !vouched).collect();
+        let (segment, block, vouched) = if unvouched.is_empty() || rng.u8(0..4) > 0 {
+            self.blocks[rng.usize(0..self.blocks.len())]
+        } else {
+            *unvouched[rng.usize(0..unvouched.len())]
+        };
         let kind = self.damage_block(disk, (segment, &block), rng)?;
         let place = format!("{kind} in segment file {segment}, {block:?}");
         Some((place, if vouched { Target::Vouched } else { Target::Unvouched }))

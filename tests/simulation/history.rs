@@ -92,6 +92,8 @@ pub(crate) struct Told {
     pub(crate) lives: u64,
     pub(crate) actions: u64,
     pub(crate) records: u64,
+    /// Records delivered, by tier: hot, catch-up, cold.
+    pub(crate) delivered: [u64; 3],
     pub(crate) digest: u64,
 }
 
@@ -101,6 +103,7 @@ impl Told {
         self.lives += other.lives;
         self.actions += other.actions;
         self.records += other.records;
+        (0..3).for_each(|tier| self.delivered[tier] += other.delivered[tier]);
         for (phase, states) in &other.by_phase {
             *self.by_phase.entry(phase).or_default() += states;
         }
@@ -190,6 +193,9 @@ fn one_life(
         let doing = life.doing;
         outcome.map_err(|e| format!("{doing}: {e:?}"))?;
         complaints(ledger, sampler).map_err(|what| format!("{doing}: {what}"))?;
+    }
+    for status in life.bus.consumers() {
+        (0..3).for_each(|tier| told.delivered[tier] += status.delivered[tier]);
     }
     let next = if rng.u8(0..4) == 0 {
         life.close().map_err(|e| format!("close: {e:?}"))?;

@@ -14,6 +14,8 @@ pub(crate) struct Counts {
     /// Of them, crashes of a recovery that was under way.
     pub(crate) in_recovery: u64,
     pub(crate) torn: u64,
+    /// Checkpoints compared.
+    pub(crate) checkpoints: u64,
 }
 
 impl Counts {
@@ -21,6 +23,7 @@ impl Counts {
         self.states += other.states;
         self.in_recovery += other.in_recovery;
         self.torn += other.torn;
+        self.checkpoints += other.checkpoints;
     }
 }
 
@@ -115,8 +118,9 @@ impl Judge<'_> {
         Ok(last)
     }
 
-    fn compare_checkpoints(&self, bus: &Bus) -> Result<(), String> {
+    fn compare_checkpoints(&mut self, bus: &Bus) -> Result<(), String> {
         for (name, may_be) in &self.ledger.checkpoints {
+            self.counts.checkpoints += 1;
             let stored = bus
                 .checkpoint(name)
                 .map_err(|e| format!("checkpoint of {name}: {e}"))?;

@@ -60,6 +60,8 @@ pub(crate) struct Ledger {
     /// By consumer: the values that may be stored as its checkpoint, `None` for none.
     pub(crate) checkpoints: BTreeMap<String, Vec<Option<u64>>>,
     pub(crate) deletes: Deletes,
+    /// The disk fails: reads may park a consumer, and checkpoints may stay unstored.
+    pub(crate) faulty: bool,
     /// What went wrong where it could not be told at once: in callbacks, whose panics are caught.
     pub(crate) violations: Vec<String>,
 }
@@ -132,6 +134,9 @@ impl Ledger {
 
     /// All consumers' last values are stored.
     pub(crate) fn flushed(&mut self) {
+        if self.faulty {
+            return;
+        }
         for values in self.checkpoints.values_mut() {
             values.drain(..values.len().saturating_sub(1));
         }

@@ -263,6 +263,7 @@ impl Life {
     }
 
     fn pass_time(&mut self) -> Result<()> {
+        self.doing = "time passes";
         let millis = if self.rng.u8(0..4) == 0 { self.rng.u64(50..3_000) } else { 5 };
         self.clock.advance(Duration::from_millis(millis));
         Ok(())

@@ -7,18 +7,21 @@ mod proof;
 mod blocks;
 mod cases;
 mod damage;
+mod faults;
 mod history;
 mod judge;
 mod ledger;
 mod life;
 mod subscriber;
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-use eventplane::testing::{Bug, Plant};
+use eventplane::testing::{Bug, Fault, Op, Plant};
 
 use cases::{each_seed, is_found};
 use damage::{Found, damages};
+use faults::{sweep, with_bug};
 use history::{Planted, Told, history};
 
 /// Nothing acknowledged is lost, nothing else is there, nothing whole is refused, whatever a crash
@@ -35,6 +38,13 @@ fn crash_states() {
     println!("{told:?}");
     proof::executed("crash_states", executed);
     proof::executed("crashes_of_recovery", told.counts.in_recovery);
+    proof::executed("checkpoints", told.counts.checkpoints);
+    let phases = ["open", "prepare", "roll", "seal", "checkpoint", "retention"];
+    let least = phases
+        .iter()
+        .map(|phase| told.by_phase.get(phase).copied().unwrap_or(0))
+        .min();
+    proof::executed("crashes_each_phase", least.unwrap_or(0));
 }
 
 #[test]
@@ -101,4 +111,48 @@ fn damage_control() {
     println!("found by seed {seed:?}");
     proof::executed("damage_controls", u64::from(seed.is_some()));
     assert!(seed.is_some());
+}
+
+/// Each call to the disk fails, once and for good, in four ways.
+#[test]
+fn fault_runs() {
+    let required = proof::cases("fault_runs", 0);
+    // Without a requirement, a sample of one run's calls.
+    let stride = if required == 0 { 40 } else { 1 };
+    let operations = Mutex::new(BTreeSet::new());
+    let executed = each_seed("fault_runs", required.max(1), |seed| {
+        let (runs, met) = sweep(seed, stride).unwrap_or_else(|what| panic!("{what}"));
+        operations.lock().unwrap().extend(met);
+        runs
+    });
+    let operations = operations.into_inner().unwrap();
+    println!("{operations:?}");
+    proof::executed("fault_operations", operations.len() as u64);
+    proof::executed("fault_runs", executed);
+}
+
+#[test]
+fn fault_controls() {
+    let syncs = (1..40).map(|nth| Fault::errno(Op::Sync, libc::EIO).nth(nth));
+    let syncs: Vec<_> = syncs.collect();
+    let found = is_found(20, |seed| {
+        syncs
+            .iter()
+            .for_each(|fault| with_bug(seed, Some(Bug::RetriesSync), None, fault.clone()));
+    });
+    assert!(
+        found.is_some(),
+        "a failed sync is believed when it is tried again"
+    );
+    let short: Vec<_> = (1..40)
+        .map(|nth| Fault::short(Op::Write, 4096).nth(nth))
+        .collect();
+    let plant = Some(Plant::TakesShortForWhole);
+    let found = is_found(20, |seed| {
+        short
+            .iter()
+            .for_each(|fault| with_bug(seed, None, plant, fault.clone()));
+    });
+    assert!(found.is_some(), "a short write is taken for a whole one");
+    proof::executed("fault_controls", 2);
 }

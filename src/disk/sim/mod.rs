@@ -49,6 +49,8 @@ pub enum Plant {
     SyncsNoNames,
     /// A queue reports what it has not yet written.
     CompletesEarly,
+    /// A write that was done in part is reported as done.
+    TakesShortForWhole,
 }
 
 /// A call that changes something, in the middle of which a crash may strike.
