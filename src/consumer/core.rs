@@ -118,7 +118,7 @@ impl Consumer {
         let phase = state.tiering.lock().phase;
         let ConsumerOptions { filter, limits, retry, on_loss } = options;
         Consumer {
-            dice: state.id,
+            dice: seed_of(&state.name),
             plane,
             state,
             cursor,
@@ -465,6 +465,13 @@ impl Consumer {
         state.control(|control| control.finished = true);
         state.changed.notify();
     }
+}
+
+/// Consumers of a bus have different names, so they do not retry together; and the same ones retry
+/// in the same way each time (FNV-1a).
+fn seed_of(name: &str) -> u64 {
+    let hash = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, hash).max(1)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
