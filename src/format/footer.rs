@@ -37,7 +37,8 @@ mod builder;
 pub(crate) use builder::FooterBuilder;
 
 use super::{
-    Envelope, FormatError, PAGE, PAGE_BYTES, align_up, get_u32, get_u64, is_zero, put_u32, put_u64,
+    Envelope, FormatError, PAGE, PAGE_BYTES, align_up, check_lsns, get_u32, get_u64, is_zero,
+    put_u32, put_u64,
 };
 
 /// Blocks closer than this to the last index entry get none of their own.
@@ -204,6 +205,7 @@ impl Footer {
             return Err(FormatError::Field("flags"));
         }
         footer.check()?;
+        ensure(check_lsns(footer.first_lsn, footer.records), "records")?;
         Ok(Some(footer))
     }
 

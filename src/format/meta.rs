@@ -17,7 +17,10 @@
 //! full disk. A slot is overwritten only while the other holds the contents before it: whatever a
 //! crash leaves of it, one of the two is whole.
 
-use super::{Envelope, FormatError, LogId, PAGE, check_sizes, get, get_u64, put, put_u64};
+use super::{
+    Envelope, FormatError, LogId, NUMBER_END, PAGE, check_lsns, check_sizes, get, get_u64, put,
+    put_u64,
+};
 
 const MAGIC: [u8; 8] = *b"EVPLMETA";
 
@@ -59,6 +62,18 @@ impl Meta {
         Envelope::open(slot, MAGIC)?;
         let meta = Self::read(slot).ok_or(FormatError::Truncated)?;
         check_sizes(meta.slab_bytes, meta.segment_bytes)?;
+        // Retention gives up whole segments.
+        let is_start = meta.log_start.is_multiple_of(meta.segment_bytes);
+        for (field, possible) in [
+            ("sequence", meta.sequence < NUMBER_END),
+            ("generation", meta.generation < NUMBER_END),
+            ("log_start", is_start && meta.log_start < NUMBER_END),
+            ("log_start_lsn", check_lsns(meta.log_start_lsn, 0)),
+        ] {
+            if !possible {
+                return Err(FormatError::Field(field));
+            }
+        }
         Ok(meta)
     }
 

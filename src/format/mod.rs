@@ -51,6 +51,10 @@ pub(crate) const SECTOR_BYTES: usize = 512;
 /// The one version that this build writes and reads.
 pub(crate) const FORMAT_VERSION: u16 = 1;
 
+/// Positions, LSNs and counts that are read are below this: sums of them cannot overflow, and what
+/// is appended behind them never gets there.
+pub(crate) const NUMBER_END: u64 = 1 << 62;
+
 const PAGE: usize = PAGE_BYTES as usize;
 const ENVELOPE_BYTES: usize = 32;
 const CRC_AT: usize = 12;
@@ -198,6 +202,11 @@ fn check_sizes(slab_bytes: u64, segment_bytes: u64) -> Result<(), FormatError> {
         return Err(FormatError::Field("segment_bytes"));
     }
     Ok(())
+}
+
+/// Whether `lsn` and those of so many records from it on are LSNs that a log can have.
+fn check_lsns(lsn: u64, records: u64) -> bool {
+    lsn > 0 && lsn.checked_add(records).is_some_and(|end| end <= NUMBER_END)
 }
 
 /// The `N` bytes at `at`; on an array with a constant `at` this compiles to a plain load.

@@ -16,7 +16,9 @@
 //!      88   4008  zeros
 //! ```
 
-use super::{Envelope, FormatError, LogId, PAGE, check_sizes, get, get_u64, put, put_u64};
+use super::{
+    Envelope, FormatError, LogId, NUMBER_END, PAGE, check_sizes, get, get_u64, put, put_u64,
+};
 
 const MAGIC: [u8; 8] = *b"EVPLSEGM";
 
@@ -61,6 +63,9 @@ impl SegmentHeader {
         let envelope = Envelope::open(page, MAGIC)?;
         let header = Self::read(page, &envelope).ok_or(FormatError::Truncated)?;
         check_sizes(header.slab_bytes, header.segment_bytes)?;
+        if header.number >= NUMBER_END / header.segment_bytes {
+            return Err(FormatError::Field("number"));
+        }
         Ok(header)
     }
 
