@@ -1,7 +1,8 @@
 //! What the fuzz targets share: a bound on memory, planted bugs, and a naive reader.
 //!
-//! The targets build their bytes from what the fuzzer gives, in such a way that checksums are right
-//! unless they are meant to be wrong: so the fuzzer gets behind them.
+//! What the fuzzer gives is a program of instructions of eight bytes, which write, damage and forge:
+//! however the fuzzer changes it, it stays one. Checksums are right unless they are meant to be
+//! wrong, so the fuzzer gets behind them.
 
 pub mod naive;
 
@@ -89,4 +90,29 @@ pub fn plant() -> Plant {
         Ok("first-bad") => Plant::FirstBad,
         Ok(other) => panic!("no such plant: {other}"),
     })
+}
+
+/// The instructions of a program; the last is filled up with zeros.
+pub fn program(data: &[u8]) -> impl Iterator<Item = [u8; 8]> {
+    data.chunks(8).map(|chunk| {
+        let mut instruction = [0; 8];
+        instruction[..chunk.len()].copy_from_slice(chunk);
+        instruction
+    })
+}
+
+/// A number worth trying in place of `old`, said in two bytes.
+pub fn number(how: u8, n: u8, old: u64) -> u64 {
+    let signed = i64::from(n as i8);
+    match how % 10 {
+        0 => n.into(),
+        1 | 2 => old.wrapping_add_signed(signed),
+        3 => u64::MAX - u64::from(n),
+        4 => (1u64 << (n % 64)).wrapping_sub(u64::from(n >= 64)),
+        5 => old ^ 1 << (n % 64),
+        6 => old.wrapping_add_signed(signed * naive::PAGE as i64),
+        7 => old.wrapping_add_signed(signed * naive::SEGMENT as i64),
+        8 => naive::NUMBER_END - u64::from(n),
+        _ => u64::from(n).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+    }
 }

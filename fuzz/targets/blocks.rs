@@ -5,203 +5,116 @@
 
 use std::path::Path;
 
-use arbitrary::Arbitrary;
 use eventplane::testing::{SimDisk, bytes};
 use eventplane_fuzz::naive::{
     self, Chain, Header, PAGE, ROLLED_AT, Record, SEGMENT, SLAB, reseal_block, set,
 };
-use eventplane_fuzz::{Plant, plant, within};
+use eventplane_fuzz::{Plant, number, plant, program, within};
 use libfuzzer_sys::fuzz_target;
 
 const SALT: u64 = 0x0123_4567_89AB_CDEF;
 /// What a walk needs besides a slab: an index, faults.
 const SMALL: usize = 16 << 10;
 
-#[derive(Arbitrary, Debug)]
-struct Input {
-    number: Number,
-    first_lsn: Number,
-    pieces: Vec<Piece>,
-    damage: Vec<Damage>,
-    odd: bool,
+/// A segment file in the making.
+struct Making {
+    file: Vec<u8>,
+    number: u64,
+    /// Where the next block goes.
+    at: usize,
+    chain: Chain,
+    /// Of the next block.
+    body: Vec<u8>,
+    records: u32,
+    last_record: usize,
+    lies: Vec<[u8; 3]>,
 }
 
-/// Numbers that are worth trying.
-#[derive(Arbitrary, Debug, Clone, Copy)]
-enum Number {
-    Small(u8),
-    Near(i8),
-    Top(u8),
-    Half(u8),
-    Any(u64),
-}
-
-impl Number {
-    fn get(self, around: u64) -> u64 {
-        match self {
-            Number::Small(n) => n.into(),
-            Number::Near(n) => around.wrapping_add_signed(n.into()),
-            Number::Top(n) => u64::MAX - u64::from(n),
-            Number::Half(n) => (1 << 62) - u64::from(n),
-            Number::Any(n) => n,
-        }
-    }
-}
-
-#[derive(Arbitrary, Debug)]
-struct Piece {
-    place: Place,
-    lies: Vec<(Field, Number)>,
-    records: Vec<Rec>,
-    /// The checksum is of what is there.
-    broken: Option<u32>,
-}
-
-#[derive(Arbitrary, Debug, Clone, Copy)]
-enum Place {
-    Next,
-    Close,
-    NextSlab,
-    Skip(u8),
-    Rolled,
-    Inside(u8),
-}
-
-#[derive(Arbitrary, Debug, Clone, Copy)]
-enum Field {
-    Position,
-    BodyBytes,
-    Records,
-    Flags,
-    PrevCrc,
-    FirstLsn,
-    Time,
-    Watermark,
-    Salt,
-}
-
-#[derive(Arbitrary, Debug)]
-struct Rec {
-    kind: u16,
-    key: u64,
-    payload: Vec<u8>,
-    zeros: u16,
-    lie: Option<Option<(u8, u8)>>,
-}
-
-#[derive(Arbitrary, Debug)]
-enum Damage {
-    Bytes {
-        at: u16,
-        bytes: [u8; 4],
-    },
-    ZeroSector {
-        sector: u8,
-    },
-    Move {
-        from: u8,
-        to: u8,
-    },
-    /// And the checksum of the block at that page is made right.
-    Sealed {
-        page: u8,
-        at: u16,
-        byte: u8,
-    },
-}
-
-fn body(records: &[Rec]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for record in records.iter().take(200) {
-        let zeros = usize::from(record.zeros) % 9000 / (1 + record.payload.len());
+impl Making {
+    fn record(&mut self, kind: [u8; 2], key: [u8; 2], len: u8, fill: u8) {
+        // Most are small; some take whole sectors.
+        let bytes = if len < 200 { usize::from(len) } else { usize::from(len - 200) * 500 };
         let mut header = [0; 16];
-        let bytes = (record.payload.len() + zeros) as u32;
-        header[..4].copy_from_slice(&bytes.to_le_bytes());
-        header[4..6].copy_from_slice(&record.kind.to_le_bytes());
+        header[..4].copy_from_slice(&(bytes as u32).to_le_bytes());
+        header[4..6].copy_from_slice(&kind);
         header[6] = 1;
-        header[8..].copy_from_slice(&record.key.to_le_bytes());
-        if let Some(Some((at, byte))) = record.lie {
-            header[usize::from(at % 16)] = byte;
-        }
-        body.extend_from_slice(&header);
-        body.extend_from_slice(&record.payload);
-        body.resize((body.len() + zeros).next_multiple_of(8), 0);
-        body.truncate(40_000);
+        header[8..10].copy_from_slice(&key);
+        self.last_record = self.body.len();
+        self.body.extend_from_slice(&header);
+        self.body.resize(self.body.len() + bytes, fill);
+        self.body.resize(self.body.len().next_multiple_of(8), 0);
+        self.records += 1;
     }
-    body
-}
 
-/// The segment as the plan has it.
-fn build(input: &Input, number: u64, start: Chain) -> Vec<u8> {
-    let mut file = vec![0; SEGMENT as usize];
-    let (mut at, mut chain) = (PAGE, start);
-    for piece in input.pieces.iter().take(40) {
-        let here = match piece.place {
-            Place::Next | Place::Close => at,
-            Place::NextSlab => SLAB as usize,
-            Place::Skip(pages) => at + usize::from(pages % 8) * PAGE,
-            Place::Rolled => ROLLED_AT as usize,
-            Place::Inside(page) => usize::from(page % 32) * PAGE,
-        };
-        let body = body(&piece.records);
-        let bytes = body.len();
-        let Some(image) = file.get_mut(here..here + 64 + bytes) else { continue };
+    /// Writes what is there as a block, as a writer does but for the lies.
+    fn block(&mut self, at: usize, flags: u32) {
+        let body = std::mem::take(&mut self.body);
+        let lies = std::mem::take(&mut self.lies);
+        let records = std::mem::take(&mut self.records);
+        let Some(image) = self.file.get_mut(at..at + 64 + body.len()) else { return };
         image[64..].copy_from_slice(&body);
-        let position = number.wrapping_mul(SEGMENT).wrapping_add(here as u64);
+        let position = self.number * SEGMENT + at as u64;
         let mut header = Header {
-            crc: piece.broken.unwrap_or(0),
+            crc: 0,
             position,
-            body_bytes: bytes as u32,
-            records: piece.records.len().min(200) as u32,
-            flags: u32::from(matches!(piece.place, Place::Rolled)),
-            prev_crc: chain.crc,
-            first_lsn: chain.next_lsn,
+            body_bytes: body.len() as u32,
+            records,
+            flags,
+            prev_crc: self.chain.crc,
+            first_lsn: self.chain.next_lsn,
             time_nanos: 1,
             watermark: position,
             salt: SALT,
         };
-        for &(field, lie) in &piece.lies {
-            match field {
-                Field::Position => header.position = lie.get(header.position),
-                Field::BodyBytes => header.body_bytes = lie.get(header.body_bytes.into()) as u32,
-                Field::Records => header.records = lie.get(header.records.into()) as u32,
-                Field::Flags => header.flags = lie.get(header.flags.into()) as u32,
-                Field::PrevCrc => header.prev_crc = lie.get(header.prev_crc.into()) as u32,
-                Field::FirstLsn => header.first_lsn = lie.get(header.first_lsn),
-                Field::Time => header.time_nanos = lie.get(header.time_nanos),
-                Field::Watermark => header.watermark = lie.get(header.watermark),
-                Field::Salt => header.salt = lie.get(header.salt),
+        let mut sealed = true;
+        for [field, how, n] in lies {
+            let lie = |old: u64| number(how, n, old);
+            match field % 12 {
+                0 => header.position = lie(header.position),
+                1 => header.body_bytes = lie(header.body_bytes.into()) as u32,
+                2 => header.records = lie(header.records.into()) as u32,
+                3 => header.flags = lie(header.flags.into()) as u32,
+                4 => header.prev_crc = lie(header.prev_crc.into()) as u32,
+                5 => header.first_lsn = lie(header.first_lsn),
+                6 => header.time_nanos = lie(header.time_nanos),
+                7 | 8 => header.watermark = lie(header.watermark),
+                9 => header.salt = lie(header.salt),
+                _ => sealed = false,
             }
         }
-        header.write(&mut file[here..]);
-        if piece.broken.is_none() {
-            header.crc = reseal_block(&mut file[here..]);
+        header.write(&mut self.file[at..]);
+        if sealed {
+            header.crc = reseal_block(&mut self.file[at..]);
         }
         let next_lsn = header.first_lsn.wrapping_add(header.records.into());
-        chain = Chain { next_lsn, crc: header.crc };
-        if !matches!(piece.place, Place::Rolled) {
-            at = here.saturating_add(header.padded()).min(SEGMENT as usize);
+        self.chain = Chain { next_lsn, crc: header.crc };
+        if flags == 0 {
+            self.at = at.saturating_add(header.padded()).min(SEGMENT as usize);
         }
     }
-    for damage in input.damage.iter().take(20) {
-        apply(&mut file, damage);
-    }
-    file
-}
 
-fn apply(file: &mut [u8], damage: &Damage) {
-    match *damage {
-        // Where the blocks are more often than behind them.
-        Damage::Bytes { at, ref bytes } => set(file, usize::from(at) * 2, bytes),
-        Damage::ZeroSector { sector } => set(file, usize::from(sector) * 512, &[0; 512]),
-        Damage::Move { from, to } => {
-            let from = usize::from(from % 32) * PAGE;
-            file.copy_within(from..from + PAGE, usize::from(to % 32) * PAGE);
-        }
-        Damage::Sealed { page, at, byte } => {
-            let page = usize::from(page % 32) * PAGE;
-            set(file, page + usize::from(at % 4096), &[byte]);
-            reseal_block(&mut file[page..]);
+    fn step(&mut self, [op, a, b, c, d, e, f, _]: [u8; 8]) {
+        let page = usize::from(a % 32) * PAGE;
+        match op % 20 {
+            0..8 => self.record([a, b], [c, d], e, f),
+            8..11 => self.block(self.at, 0),
+            11 => self.block(SLAB as usize, 0),
+            12 => self.block(self.at + usize::from(a % 4) * PAGE, 0),
+            13 => self.block(ROLLED_AT as usize, 1),
+            14 | 15 => self.lies.push([a, b, c]),
+            // In the header of the last record.
+            16 => set(&mut self.body, self.last_record + usize::from(a % 16), &[b]),
+            17 => set(&mut self.file, page + usize::from(b) * 16 + usize::from(c % 16), &[d]),
+            18 => match c % 3 {
+                0 => set(&mut self.file, page + usize::from(b % 8) * 512, &[0; 512]),
+                1 => self.file.copy_within(page..page + PAGE, usize::from(b % 32) * PAGE),
+                _ => set(&mut self.file, page + usize::from(b % 8) * 512, &[d; 512]),
+            },
+            // And the checksum of the block at that page is made right.
+            _ => {
+                set(&mut self.file, page + usize::from(b) * 4 + usize::from(c % 4), &[d]);
+                reseal_block(&mut self.file[page..]);
+            }
         }
     }
 }
@@ -221,7 +134,7 @@ impl<'a> Expected<'a> {
         let expected = self.records.get(self.seen).expect("more records than there are");
         assert_eq!((expected.0, expected.1, &*expected.2), (kind, key, payload));
         self.seen += 1;
-        if plant() == Plant::Panic && kind == 0xBAD0 && key == 77 {
+        if plant() == Plant::Panic && self.seen == 2 && payload.len() == 77 {
             panic!("planted: a certain record");
         }
     }
@@ -274,19 +187,25 @@ fn read_slabs(file: &[u8], number: u64, start: Chain, odd: bool) {
     }
 }
 
-fuzz_target!(|input: Input| {
+fuzz_target!(|data: &[u8]| {
+    let Some((&[how, a, b, odd], data)) = data.split_first_chunk() else { return };
     // What segments and LSNs there can be.
-    let number = input.number.get(7) % ((1 << 62) / SEGMENT);
-    let first_lsn = (input.first_lsn.get(1000) % (1 << 62)).max(1);
+    let number = number(how, a, 7) % ((1 << 62) / SEGMENT);
+    let first_lsn = (eventplane_fuzz::number(how / 16, b, 1000) % (1 << 62)).max(1);
     let start = Chain { next_lsn: first_lsn, crc: if number == 0 { 0 } else { 0xABCD } };
-    let file = build(&input, number, start);
+    let file = vec![0; SEGMENT as usize];
+    let (body, lies) = (Vec::new(), Vec::new());
+    let mut making =
+        Making { file, number, at: PAGE, chain: start, body, records: 0, last_record: 0, lies };
+    program(data).for_each(|instruction| making.step(instruction));
+    let file = making.file;
     if plant() == Plant::Hang && naive::walk(&file, number, SALT, start).records.len() == 3 {
         loop {
             std::hint::spin_loop();
         }
     }
     decode_pages(&file, number);
-    read_slabs(&file, number, start, input.odd);
+    read_slabs(&file, number, start, odd % 2 == 1);
 
     let disk = SimDisk::new(1);
     let path = Path::new("/log");

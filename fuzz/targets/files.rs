@@ -3,12 +3,11 @@
 
 #![no_main]
 
-use arbitrary::Arbitrary;
 use eventplane::testing::bytes;
 use eventplane_fuzz::naive::{
     FOOTER, PAGE, SEGMENT, SLAB, envelope, half, is_sealed, reseal, salt, set, word,
 };
-use eventplane_fuzz::{Plant, plant, within};
+use eventplane_fuzz::{Plant, number, plant, program, within};
 use libfuzzer_sys::fuzz_target;
 
 const NUMBER: u64 = 3;
@@ -17,68 +16,28 @@ const SALT: u64 = 0x0123_4567_89AB_CDEF;
 /// decoded is encoded again, and compared.
 const SMALL: usize = 2048;
 
-#[derive(Arbitrary, Debug)]
-struct Input {
-    what: What,
-    changes: Vec<(u16, Change)>,
-    seal: Option<bool>,
-    len: Option<u16>,
-}
-
-#[derive(Arbitrary, Debug)]
-enum What {
-    Header { number: u64, nonce: u64, id: [u8; 16] },
-    Meta { sequence: u64, log_start: u8, log_start_lsn: u64, second: Option<u8> },
-    Footer { ends: Vec<u8>, entries: Vec<(u8, u8, u8)>, first_lsn: u64, records: u64, torn: bool },
-    Checkpoints { entries: Vec<(u64, Vec<u8>)>, generation: u64 },
-    Raw { magic: u8, bytes: Vec<u8> },
-}
-
-#[derive(Arbitrary, Debug)]
-enum Change {
-    Byte(u8),
-    Word(u64),
-    Size(u8),
-    Small(u8),
-    Top(u8),
-}
-
-impl Change {
-    fn apply(&self, bytes: &mut [u8], at: usize) {
-        match *self {
-            Change::Byte(byte) => set(bytes, at, &[byte]),
-            Change::Word(word) => set(bytes, at, &word.to_le_bytes()),
-            Change::Size(bits) => set(bytes, at, &(1u64 << (bits % 64)).to_le_bytes()),
-            Change::Small(n) => set(bytes, at, &u64::from(n).to_le_bytes()),
-            Change::Top(n) => set(bytes, at, &(u64::MAX - u64::from(n)).to_le_bytes()),
-        }
-    }
-}
-
-const MAGICS: [&[u8; 8]; 4] = [b"EVPLSEGM", b"EVPLMETA", b"EVPLFOOT", b"EVPLCKPT"];
-
-/// Which structure, and its bytes.
-fn build(what: &What) -> (usize, Vec<u8>) {
-    match what {
-        What::Header { number, nonce, id } => (0, header(*number, *nonce, id)),
-        What::Meta { sequence, log_start, log_start_lsn, second } => {
-            let mut file = meta(*sequence, *log_start, *log_start_lsn);
-            let second = second.map(|n| meta(sequence.wrapping_add(n.into()), n, *log_start_lsn));
-            file.extend(second.unwrap_or_default());
+/// One of the four, as drawn, but for a length that is too large. Which, and its bytes.
+fn build(kind: u8, [a, b, c, d]: [u8; 4], list: &[[u8; 8]]) -> (usize, Vec<u8>) {
+    let (lsn, small) = (number(a, b, 1000), u64::from(c));
+    match kind % 4 {
+        0 => (0, header(lsn, small, &[d; 16])),
+        1 => {
+            let mut file = meta(small, d % 8, lsn);
+            if a >= 64 {
+                file.extend(meta(small ^ 1, d / 8 % 8, lsn));
+            }
             (1, file)
         }
-        What::Footer { ends, entries, first_lsn, records, torn } => {
-            (2, footer(ends, entries, *first_lsn, *records, *torn))
+        2 => {
+            let entries: Vec<_> = list.iter().map(|&[_, x, y, z, ..]| (x, y, z)).collect();
+            let entries = &entries[..entries.len().min(usize::from(c % 3))];
+            let records = entries.iter().map(|e| u64::from(e.0)).sum::<u64>() + u64::from(d % 4);
+            (2, footer(&[a % 20, b % 20], entries, small + 1, records, d % 2 == 1))
         }
-        What::Checkpoints { entries, generation } => (3, checkpoints(entries, *generation)),
-        What::Raw { magic, bytes } => {
-            let magic = usize::from(magic % 4);
-            let mut out = envelope(MAGICS[magic], 32);
-            out.extend_from_slice(bytes);
-            if magic < 3 {
-                out.resize(PAGE, 0);
-            }
-            (magic, out)
+        _ => {
+            let name = |i: &[u8; 8]| i[2..2 + usize::from(i[1] % 7)].to_vec();
+            let entries: Vec<_> = list.iter().map(|i| (u64::from(i[0]), name(i))).collect();
+            (3, checkpoints(&entries, small))
         }
     }
 }
@@ -172,7 +131,7 @@ fn decode(which: usize, file: &[u8]) {
         }
         2 => {
             let seeks = [0, 1, 7, word(file, 64), u64::MAX];
-            let decoded = || bytes::footer(file, SEGMENT, (NUMBER, SALT), &seeks);
+            let decoded = || bytes::footer(file, (NUMBER, SALT), (SLAB, SEGMENT), &seeks);
             let Ok(again) = within(most, decoded) else { return };
             if again.is_empty() {
                 return assert!(file.iter().all(|&byte| byte == 0));
@@ -191,32 +150,35 @@ fn decode(which: usize, file: &[u8]) {
             same(file, &again, 32..60);
             assert_eq!(file[64..], again[64..]);
             assert!(is_sealed(file), "accepted with a wrong checksum");
-            if plant() == Plant::Panic && file[72] == 3 && &file[73..76] == b"bad" {
+            if plant() == Plant::Panic && half(file, 56) == 2 && file[73] == b'b' {
                 panic!("planted: a certain name");
             }
         }
     }
 }
 
-fuzz_target!(|input: Input| {
-    let (which, mut file) = build(&input.what);
-    let honest = input.changes.is_empty() && input.len.is_none();
-    for (at, change) in input.changes.iter().take(8) {
+fuzz_target!(|data: &[u8]| {
+    let Some((&[kind, how, count, cut, a, b, c, d], data)) = data.split_first_chunk() else {
+        return;
+    };
+    let program: Vec<_> = program(data).collect();
+    let (list, changes) = program.split_at(program.len().min(usize::from(count % 16)));
+    let (which, mut file) = build(kind, [a, b, c, d], list);
+    let honest = changes.is_empty() && how % 4 < 2;
+    for &[at, size, how, n, ..] in changes {
         // What counts is in the first bytes, of either slot.
-        let second = which == 1 && file.len() > PAGE && at / 256 % 8 == 0;
-        let at = usize::from(at % 256) + if second { PAGE } else { 0 };
-        change.apply(&mut file, at);
+        let second = which == 1 && file.len() > PAGE && size % 8 == 7;
+        let at = usize::from(at) + if second { PAGE } else { 0 };
+        let old = file.get(at..at + 8).map_or(0, |_| word(&file, at));
+        let value = number(how, n, old).to_le_bytes();
+        set(&mut file, at, &value[..[1, 2, 4, 8][usize::from(size % 4)]]);
     }
-    let seal = input.seal != Some(false);
-    match (seal, which) {
-        (true, 1) => file.chunks_mut(PAGE).for_each(reseal),
-        (true, _) => reseal(&mut file),
-        _ => {}
-    }
-    if let Some(len) = input.len {
-        file.resize(usize::from(len) % (2 * PAGE + 10), 0);
-        // Is the length believed where it is wrong, or the checksum?
-        if len % 3 == 0 {
+    match (how % 4, which) {
+        (0 | 1, 1) => file.chunks_mut(PAGE).for_each(reseal),
+        (0 | 1, _) => reseal(&mut file),
+        (2, _) => file.resize(usize::from(cut) * 33, 0),
+        _ => {
+            file.resize(usize::from(cut) * 33, 0);
             reseal(&mut file);
         }
     }
@@ -226,12 +188,8 @@ fuzz_target!(|input: Input| {
             decode(other, &file);
         }
     }
-    if honest
-        && seal
-        && which == 0
-        && let What::Header { number, .. } = input.what
-    {
-        let fits = number < (1 << 62) / SEGMENT;
+    if honest && which == 0 {
+        let fits = word(&file, 56) < (1 << 62) / SEGMENT;
         assert_eq!(bytes::segment_header(&file).is_ok(), fits, "refused what is as drawn");
     }
 });

@@ -271,6 +271,7 @@ fn sector_at(bytes: &[u8], at: usize) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::NUMBER_END;
     use crate::format::record::tests::push;
     use crate::format::tests::for_each_bit_flip;
     use proptest::prelude::*;
@@ -320,6 +321,25 @@ mod tests {
         let crc = checksum(&bytes[..framed_bytes]);
         put_u32(&mut bytes, CRC_AT, crc);
         bytes
+    }
+
+    #[test]
+    fn lsns_that_a_sum_would_overflow_are_refused() {
+        // Recovery added the number of records to any LSN, and panicked.
+        for (first_lsn, fault) in [
+            (1, Ok(())),
+            (NUMBER_END - 1, Ok(())),
+            (0, Err(BlockFault::Records)),
+            (NUMBER_END, Err(BlockFault::Records)),
+            (u64::MAX, Err(BlockFault::Records)),
+        ] {
+            let block = resealed(block_of(&["abc"]), |bytes| put_u64(bytes, 32, first_lsn));
+            assert_eq!(check(&block).map(drop), fault, "{first_lsn}");
+            let mut half = block_of(&[[7; 2000]]);
+            put_u64(&mut half, 32, first_lsn);
+            half[1024..1536].fill(0);
+            assert_eq!(torn(&half), fault.is_ok(), "{first_lsn}");
+        }
     }
 
     #[test]

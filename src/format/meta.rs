@@ -200,6 +200,30 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_a_sum_would_overflow_are_refused() {
+        // A log that began with LSN 0, or ended at the last there is, panicked when opened.
+        let refuses = |change: fn(&mut Meta), field| {
+            let mut odd = meta(9);
+            change(&mut odd);
+            assert_eq!(Meta::decode(&odd.encode()), Err(FormatError::Field(field)));
+        };
+        refuses(|meta| meta.log_start_lsn = 0, "log_start_lsn");
+        refuses(|meta| meta.log_start_lsn = NUMBER_END + 1, "log_start_lsn");
+        refuses(|meta| meta.log_start += 4096, "log_start");
+        refuses(|meta| meta.log_start = NUMBER_END, "log_start");
+        refuses(|meta| meta.sequence = NUMBER_END, "sequence");
+        refuses(|meta| meta.generation = NUMBER_END, "generation");
+        let last = Meta {
+            sequence: NUMBER_END - 1,
+            generation: NUMBER_END - 1,
+            log_start: NUMBER_END - (1 << 24),
+            log_start_lsn: NUMBER_END,
+            ..meta(9)
+        };
+        assert_eq!(Meta::decode(&last.encode()), Ok(last));
+    }
+
+    #[test]
     fn the_newest_slot_wins() {
         assert_eq!(Meta::newest(&file(8)), Ok(meta(8)));
         assert_eq!(Meta::newest(&file(9)), Ok(meta(9)));

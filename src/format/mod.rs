@@ -344,6 +344,15 @@ mod tests {
     }
 
     #[test]
+    fn lsns_cannot_overflow() {
+        assert!(check_lsns(1, 0) && check_lsns(1, NUMBER_END - 1) && check_lsns(NUMBER_END, 0));
+        for (lsn, records) in [(0, 0), (0, 5), (NUMBER_END + 1, 0), (2, NUMBER_END - 1)] {
+            assert!(!check_lsns(lsn, records));
+        }
+        assert!(!check_lsns(u64::MAX, 1) && !check_lsns(1, u64::MAX));
+    }
+
+    #[test]
     fn a_log_id_reads_as_hex() {
         let id = LogId(std::array::from_fn(|i| i as u8 * 17));
         assert_eq!(id.to_string(), "00112233445566778899aabbccddeeff");

@@ -167,6 +167,16 @@ mod tests {
     }
 
     #[test]
+    fn a_number_beyond_all_positions_is_refused() {
+        // Its end, as a position, overflowed.
+        let last = NUMBER_END / header().segment_bytes - 1;
+        for (number, is_read) in [(last, true), (last + 1, false), (u64::MAX, false)] {
+            let page = SegmentHeader { number, ..header() }.encode();
+            assert_eq!(SegmentHeader::decode(&page).is_ok(), is_read, "{number}");
+        }
+    }
+
+    #[test]
     fn the_salt_is_fixed_by_the_format() {
         assert_eq!(header().salt(), 0x3BA4_15CF_7944_220E);
     }

@@ -104,7 +104,8 @@ impl Survey<'_> {
         let footer_bytes = footer_bytes(bytes);
         let mut region = vec![0; footer_bytes as usize];
         file.read_at(&mut region, bytes - footer_bytes).map_err(failed)?;
-        let footer = match Footer::decode(&region, number, header.salt()) {
+        let sizes = (self.geometry.slab_bytes, bytes);
+        let footer = match Footer::decode(&region, (number, header.salt()), sizes) {
             Ok(footer) => footer,
             Err(error @ (FormatError::Version(_) | FormatError::RequiredFeatures(_))) => {
                 return Err(newer(error, bytes - footer_bytes));

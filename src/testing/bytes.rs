@@ -60,14 +60,13 @@ pub fn checkpoints(file: &[u8]) -> Decoded {
     Ok(again)
 }
 
-/// A footer region of a segment of so many bytes; empty while it is not sealed. `seeks` are looked
-/// up in its index as LSNs and as times.
+/// A footer region of a segment with this number and salt, of these sizes (slab, segment); empty
+/// while it is not sealed. `seeks` are looked up in its index as LSNs and as times.
 ///
 /// # Errors
 /// What is wrong.
-pub fn footer(region: &[u8], segment_bytes: u64, id: (u64, u64), seeks: &[u64]) -> Decoded {
-    let (number, salt) = id;
-    let Some(footer) = Footer::decode(region, number, salt).map_err(|e| told(&e))? else {
+pub fn footer(region: &[u8], id: (u64, u64), sizes: (u64, u64), seeks: &[u64]) -> Decoded {
+    let Some(footer) = Footer::decode(region, id, sizes).map_err(|e| told(&e))? else {
         return Ok(Vec::new());
     };
     for &seek in seeks {
@@ -78,8 +77,8 @@ pub fn footer(region: &[u8], segment_bytes: u64, id: (u64, u64), seeks: &[u64]) 
         let naive = footer.index.iter().map(|entry| entry.time_nanos).rfind(|&time| time < seek);
         assert_eq!(at, naive.or(footer.index.first().map(|entry| entry.time_nanos)));
     }
-    let again = footer.encode(segment_bytes);
-    assert_eq!(Footer::decode(&again, number, salt).as_ref(), Ok(&Some(footer)));
+    let again = footer.encode(sizes.1);
+    assert_eq!(Footer::decode(&again, id, sizes).as_ref(), Ok(&Some(footer)));
     Ok(again)
 }
 
