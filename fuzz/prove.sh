@@ -6,6 +6,7 @@ cd "$(dirname "$0")"
 bin=target/x86_64-unknown-linux-gnu/release
 out=target/prove
 rm -rf "$out"
+trap 'jobs -p | xargs -r kill 2>/dev/null' EXIT
 # A single execution that takes this long hangs; one that needs this much memory is caught earlier
 # by the harness, unless it is mapped.
 limits=(-timeout=5 -rss_limit_mb=512 -max_len=1024 -print_final_stats=1)
@@ -14,7 +15,7 @@ seconds=$((60 * ${PROOF_FUZZ_DIRECTORY:-1000} / 1000))
 # run NAME TARGET ARGUMENTS..: the output goes to a file, findings beside it.
 run() {
     local dir="$out/$1" target="$2"
-    mkdir -p "$dir/corpus" "corpus/$target"
+    mkdir -p "$dir/corpus"
     "$bin/$target" "$dir/corpus" "seeds/$target" "${limits[@]}" -artifact_prefix="$dir/" \
         "${@:3}" >"$dir/log" 2>&1
 }
