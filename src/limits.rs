@@ -57,7 +57,8 @@ pub(crate) const SYNC_BYTES: u64 = 2 * MIB;
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tools do not wait for a bus to close, only for the last write of a killed process.
 pub(crate) const TOOL_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
-/// Recovery reads in pieces of this size, which must hold a whole slab.
+/// Of a gap between segments, verification lists so many one by one.
+pub(crate) const MISSING_LISTED_MAX: u64 = 100;
 pub(crate) const CHECKPOINT_FILE_BYTES_MAX: u64 = 4 * MIB;
 pub(crate) const CONSUMER_NAME_BYTES_MAX: usize = 255;
 

@@ -1,6 +1,8 @@
 //! Instruments for this crate's own tests: a manual clock, a disk that fails on request, consumers
 //! polled by hand, forced transitions. Not covered by semver.
 
+pub mod bytes;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;

@@ -515,3 +515,46 @@ proptest! {
         repair_to(&sample, block.first_lsn - 1);
     }
 }
+
+#[test]
+fn any_name_of_a_segment_is_looked_at_in_no_time() {
+    // Each segment missing before one with a far position became a finding: until memory ran out.
+    let sample = Sample::new(3);
+    let far = sample.dir.join("segments/04611686018427256832.log");
+    fs::copy(segment_file(&sample.dir, 0), far).unwrap();
+    let findings = verify(&sample.dir).findings;
+    let missing = findings
+        .iter()
+        .filter(|e| e.kind() == ErrorKind::MissingSegment)
+        .count();
+    assert!((2..=101).contains(&missing), "{missing}");
+    assert!(
+        findings
+            .iter()
+            .any(|e| e.to_string().contains("segments more are missing"))
+    );
+
+    // Beyond what a log can reach, it is no segment at all.
+    let sample = Sample::new(3);
+    let last = u64::MAX / SEGMENT_BYTES * SEGMENT_BYTES;
+    fs::write(sample.dir.join(format!("segments/{last:020}.log")), []).unwrap();
+    assert!(verify(&sample.dir).findings.is_empty());
+    assert_eq!(read_all(&sample.dir), sample.records);
+}
+
+#[test]
+fn checkpoints_set_aside_are_looked_at() {
+    // Verification found nothing wrong with a log that no bus opened.
+    let sample = Sample::new(3);
+    let path = sample.dir.join("checkpoints.foreign");
+    fs::write(&path, b"damaged").unwrap();
+    let error = small_logs::builder().open(&sample.dir).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::Corrupt, Some(&*path)));
+    let findings = verify(&sample.dir).findings;
+    assert_eq!(
+        (kinds(&findings), findings[0].path()),
+        (vec![ErrorKind::Corrupt], Some(&*path))
+    );
+    let done = repair_to(&sample, 3);
+    assert_eq!(done.moved, [path]);
+}

@@ -39,8 +39,8 @@
 use std::fmt;
 
 use super::{
-    PAGE_BYTES, SECTOR_BYTES, align_up, get, get_u32, get_u64, is_zero, put, put_u32, put_u64,
-    record,
+    PAGE_BYTES, SECTOR_BYTES, align_up, check_lsns, get, get_u32, get_u64, is_zero, put, put_u32,
+    put_u64, record,
 };
 
 pub(crate) const BLOCK_HEADER_BYTES: usize = 64;
@@ -121,6 +121,11 @@ impl BlockHeader {
     fn is_consistent(&self) -> bool {
         self.flags & !FLAG_ROLLED == 0 && !(self.is_rolled() && self.records != 0)
     }
+
+    /// As [`is_consistent`](Self::is_consistent), and the LSNs are such that one can count on.
+    fn is_possible(&self) -> bool {
+        self.is_consistent() && check_lsns(self.first_lsn, self.records.into())
+    }
 }
 
 /// CRC-32C of a block, header and body without padding, from its position on.
@@ -159,7 +164,8 @@ pub(crate) enum BlockFault {
     Length,
     /// Header or body are not what was written.
     Checksum,
-    /// Intact, yet flags, record count and records contradict one another: no writer's block.
+    /// Intact, yet flags, LSNs, record count and records contradict one another: no writer's
+    /// block.
     Records,
 }
 
@@ -185,7 +191,7 @@ pub(crate) fn verify(bytes: &[u8], position: u64, salt: u64) -> Result<BlockHead
         return Err(BlockFault::Checksum);
     }
     let body = block.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-    if !header.is_consistent() || !records_fit(body, header.records) {
+    if !header.is_possible() || !records_fit(body, header.records) {
         return Err(BlockFault::Records);
     }
     Ok(header)
@@ -203,7 +209,7 @@ pub(crate) fn looks_torn(bytes: &[u8], position: u64, salt: u64) -> bool {
     };
     let padded_bytes = align_up(block.len() as u64, PAGE_BYTES) as usize;
     let padding = rest.get(..padded_bytes - block.len()).unwrap_or(rest);
-    header.is_consistent()
+    header.is_possible()
         && is_zero(padding)
         && block.chunks(SECTOR_BYTES).any(is_zero)
         && arrived_records_fit(block, header.records)
@@ -265,6 +271,7 @@ fn sector_at(bytes: &[u8], at: usize) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::NUMBER_END;
     use crate::format::record::tests::push;
     use crate::format::tests::for_each_bit_flip;
     use proptest::prelude::*;
@@ -314,6 +321,25 @@ mod tests {
         let crc = checksum(&bytes[..framed_bytes]);
         put_u32(&mut bytes, CRC_AT, crc);
         bytes
+    }
+
+    #[test]
+    fn lsns_that_a_sum_would_overflow_are_refused() {
+        // Recovery added the number of records to any LSN, and panicked.
+        for (first_lsn, fault) in [
+            (1, Ok(())),
+            (NUMBER_END - 1, Ok(())),
+            (0, Err(BlockFault::Records)),
+            (NUMBER_END, Err(BlockFault::Records)),
+            (u64::MAX, Err(BlockFault::Records)),
+        ] {
+            let block = resealed(block_of(&["abc"]), |bytes| put_u64(bytes, 32, first_lsn));
+            assert_eq!(check(&block).map(drop), fault, "{first_lsn}");
+            let mut half = block_of(&[[7; 2000]]);
+            put_u64(&mut half, 32, first_lsn);
+            half[1024..1536].fill(0);
+            assert_eq!(torn(&half), fault.is_ok(), "{first_lsn}");
+        }
     }
 
     #[test]

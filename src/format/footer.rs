@@ -37,7 +37,8 @@ mod builder;
 pub(crate) use builder::FooterBuilder;
 
 use super::{
-    Envelope, FormatError, PAGE, PAGE_BYTES, align_up, get_u32, get_u64, is_zero, put_u32, put_u64,
+    Envelope, FormatError, PAGE, PAGE_BYTES, align_up, check_lsns, get_u32, get_u64, is_zero,
+    put_u32, put_u64,
 };
 
 /// Blocks closer than this to the last index entry get none of their own.
@@ -181,10 +182,11 @@ impl Footer {
     }
 
     /// The footer of segment `number` in its region; `None` while the segment is not sealed.
+    /// `sizes`: of a slab and of a segment.
     pub(crate) fn decode(
         region: &[u8],
-        number: u64,
-        salt: u64,
+        (number, salt): (u64, u64),
+        sizes: (u64, u64),
     ) -> Result<Option<Footer>, FormatError> {
         if region.len() < PAGE {
             return Err(FormatError::Truncated);
@@ -204,6 +206,8 @@ impl Footer {
             return Err(FormatError::Field("flags"));
         }
         footer.check()?;
+        ensure(check_lsns(footer.first_lsn, footer.records), "records")?;
+        footer.check_places(sizes)?;
         Ok(Some(footer))
     }
 
@@ -268,6 +272,16 @@ impl Footer {
         Ok(())
     }
 
+    /// Whether everything lies in a segment of these sizes.
+    fn check_places(&self, (slab_bytes, segment_bytes): (u64, u64)) -> Result<(), FormatError> {
+        let is_within = |end: &u32| u64::from(*end) <= slab_bytes;
+        ensure(self.slab_ends.len() as u64 == segment_bytes / slab_bytes, "slabs")?;
+        ensure(self.slab_ends.iter().all(is_within), "slab_ends")?;
+        ensure(self.index.len() as u64 <= segment_bytes / INDEX_STRIDE_BYTES, "entries")?;
+        let last = self.index.last().map_or(0, |entry| u64::from(entry.offset));
+        ensure(last < segment_bytes, "index offset")
+    }
+
     /// Where the blocks of the slab with offset `at` end, as an offset in the segment.
     pub(crate) fn slab_end(&self, at: u64, slab_bytes: u64) -> u64 {
         let slab = at / slab_bytes;
@@ -292,7 +306,7 @@ fn ensure(holds: bool, field: &'static str) -> Result<(), FormatError> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::builder::tests::{SEGMENT_BYTES, builder, filled, header};
+    use super::builder::tests::{SEGMENT_BYTES, SLAB_BYTES, builder, filled, header};
     use super::*;
     use crate::format::put;
     use crate::format::tests::{for_each_bit_flip, resealed};
@@ -302,7 +316,11 @@ pub(super) mod tests {
     pub(super) const SALT: u64 = 0x0123_4567_89AB_CDEF;
 
     pub(super) fn decode(region: &[u8]) -> Result<Option<Footer>, FormatError> {
-        Footer::decode(region, NUMBER, SALT)
+        decode_as(region, SLAB_BYTES)
+    }
+
+    pub(super) fn decode_as(region: &[u8], slab_bytes: u64) -> Result<Option<Footer>, FormatError> {
+        Footer::decode(region, (NUMBER, SALT), (slab_bytes, SEGMENT_BYTES))
     }
 
     #[test]
@@ -366,9 +384,10 @@ pub(super) mod tests {
     #[test]
     fn another_segments_footer_is_refused() {
         let region = filled().finish(false).encode(SEGMENT_BYTES);
-        let refused = Footer::decode(&region, NUMBER + 1, SALT);
+        let decode = |id| Footer::decode(&region, id, (SLAB_BYTES, SEGMENT_BYTES));
+        let refused = decode((NUMBER + 1, SALT));
         assert_eq!(refused, Err(FormatError::Field("number")));
-        let refused = Footer::decode(&region, NUMBER, !SALT);
+        let refused = decode((NUMBER, !SALT));
         assert_eq!(refused, Err(FormatError::Field("salt")));
     }
 
@@ -384,6 +403,7 @@ pub(super) mod tests {
             (80, u64::MAX, "last_time_nanos"),
             (88, 5000, "index time"),
             (128, 1, "slab_ends"),
+            (128, SLAB_BYTES + 4096, "slab_ends"),
             (index, 1001, "index lsn"),
             (index + 24, 1000, "index lsn"),
             (index + 11 * 24, 2810, "index lsn"),
@@ -391,6 +411,7 @@ pub(super) mod tests {
             (index + 16, 0, "index offset"),
             (index + 16, 100, "index offset"),
             (index + 16, 1 << 19, "index offset"),
+            (index + 11 * 24 + 16, SEGMENT_BYTES, "index offset"),
         ];
         for (at, value, field) in cases {
             let mut odd = region.clone();
@@ -402,6 +423,26 @@ pub(super) mod tests {
             put(&mut odd, at, [0xFF; 4]);
             assert_eq!(decode(&resealed(odd, MAGIC)), Err(FormatError::Truncated));
         }
+    }
+
+    #[test]
+    fn a_footer_of_another_geometry_is_refused() {
+        // Such a footer was accepted, although no segment of that size can have it.
+        let region = filled().finish(false).encode(SEGMENT_BYTES);
+        let decode = |sizes| Footer::decode(&region, (NUMBER, SALT), sizes).map(drop);
+        assert_eq!(decode((SLAB_BYTES, SEGMENT_BYTES)), Ok(()));
+        let slabs = Err(FormatError::Field("slabs"));
+        assert_eq!(decode((SLAB_BYTES / 2, SEGMENT_BYTES)), slabs);
+        assert_eq!(decode((SLAB_BYTES, 2 * SEGMENT_BYTES)), slabs);
+        assert_eq!(
+            decode((SLAB_BYTES / 4, SEGMENT_BYTES / 4)),
+            Err(FormatError::Field("slab_ends"))
+        );
+        // 12 entries in a segment that has room for 8.
+        let half = Footer { slab_ends: vec![4096; 4], ..filled().finish(false) };
+        let region = half.encode(SEGMENT_BYTES);
+        let refused = Footer::decode(&region, (NUMBER, SALT), (SLAB_BYTES / 2, SEGMENT_BYTES / 2));
+        assert_eq!(refused, Err(FormatError::Field("entries")));
     }
 
     #[test]

@@ -17,7 +17,10 @@
 //! full disk. A slot is overwritten only while the other holds the contents before it: whatever a
 //! crash leaves of it, one of the two is whole.
 
-use super::{Envelope, FormatError, LogId, PAGE, check_sizes, get, get_u64, put, put_u64};
+use super::{
+    Envelope, FormatError, LogId, NUMBER_END, PAGE, check_lsns, check_sizes, get, get_u64, put,
+    put_u64,
+};
 
 const MAGIC: [u8; 8] = *b"EVPLMETA";
 
@@ -59,6 +62,18 @@ impl Meta {
         Envelope::open(slot, MAGIC)?;
         let meta = Self::read(slot).ok_or(FormatError::Truncated)?;
         check_sizes(meta.slab_bytes, meta.segment_bytes)?;
+        // Retention gives up whole segments.
+        let is_start = meta.log_start.is_multiple_of(meta.segment_bytes);
+        for (field, possible) in [
+            ("sequence", meta.sequence < NUMBER_END),
+            ("generation", meta.generation < NUMBER_END),
+            ("log_start", is_start && meta.log_start < NUMBER_END),
+            ("log_start_lsn", check_lsns(meta.log_start_lsn, 0)),
+        ] {
+            if !possible {
+                return Err(FormatError::Field(field));
+            }
+        }
         Ok(meta)
     }
 
@@ -182,6 +197,30 @@ mod tests {
     #[test]
     fn every_bit_flip_is_refused() {
         for_each_bit_flip(&meta(9).encode(), |slot| Meta::decode(slot).is_err());
+    }
+
+    #[test]
+    fn numbers_that_a_sum_would_overflow_are_refused() {
+        // A log that began with LSN 0, or ended at the last there is, panicked when opened.
+        let refuses = |change: fn(&mut Meta), field| {
+            let mut odd = meta(9);
+            change(&mut odd);
+            assert_eq!(Meta::decode(&odd.encode()), Err(FormatError::Field(field)));
+        };
+        refuses(|meta| meta.log_start_lsn = 0, "log_start_lsn");
+        refuses(|meta| meta.log_start_lsn = NUMBER_END + 1, "log_start_lsn");
+        refuses(|meta| meta.log_start += 4096, "log_start");
+        refuses(|meta| meta.log_start = NUMBER_END, "log_start");
+        refuses(|meta| meta.sequence = NUMBER_END, "sequence");
+        refuses(|meta| meta.generation = NUMBER_END, "generation");
+        let last = Meta {
+            sequence: NUMBER_END - 1,
+            generation: NUMBER_END - 1,
+            log_start: NUMBER_END - (1 << 24),
+            log_start_lsn: NUMBER_END,
+            ..meta(9)
+        };
+        assert_eq!(Meta::decode(&last.encode()), Ok(last));
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub(crate) const SECTOR_BYTES: usize = 512;
 /// The one version that this build writes and reads.
 pub(crate) const FORMAT_VERSION: u16 = 1;
 
+/// Positions, LSNs and counts that are read are below this: sums of them cannot overflow, and what
+/// is appended behind them never gets there.
+pub(crate) const NUMBER_END: u64 = 1 << 62;
+
 const PAGE: usize = PAGE_BYTES as usize;
 const ENVELOPE_BYTES: usize = 32;
 const CRC_AT: usize = 12;
@@ -200,6 +204,11 @@ fn check_sizes(slab_bytes: u64, segment_bytes: u64) -> Result<(), FormatError> {
     Ok(())
 }
 
+/// Whether `lsn` and those of so many records from it on are LSNs that a log can have.
+fn check_lsns(lsn: u64, records: u64) -> bool {
+    lsn > 0 && lsn.checked_add(records).is_some_and(|end| end <= NUMBER_END)
+}
+
 /// The `N` bytes at `at`; on an array with a constant `at` this compiles to a plain load.
 #[inline]
 fn get<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
@@ -332,6 +341,15 @@ mod tests {
             let refused = check_sizes(64 * KIB, segment_bytes);
             assert_eq!(refused, Err(FormatError::Field("segment_bytes")));
         }
+    }
+
+    #[test]
+    fn lsns_cannot_overflow() {
+        assert!(check_lsns(1, 0) && check_lsns(1, NUMBER_END - 1) && check_lsns(NUMBER_END, 0));
+        for (lsn, records) in [(0, 0), (0, 5), (NUMBER_END + 1, 0), (2, NUMBER_END - 1)] {
+            assert!(!check_lsns(lsn, records));
+        }
+        assert!(!check_lsns(u64::MAX, 1) && !check_lsns(1, u64::MAX));
     }
 
     #[test]

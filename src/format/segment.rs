@@ -16,7 +16,9 @@
 //!      88   4008  zeros
 //! ```
 
-use super::{Envelope, FormatError, LogId, PAGE, check_sizes, get, get_u64, put, put_u64};
+use super::{
+    Envelope, FormatError, LogId, NUMBER_END, PAGE, check_sizes, get, get_u64, put, put_u64,
+};
 
 const MAGIC: [u8; 8] = *b"EVPLSEGM";
 
@@ -61,6 +63,9 @@ impl SegmentHeader {
         let envelope = Envelope::open(page, MAGIC)?;
         let header = Self::read(page, &envelope).ok_or(FormatError::Truncated)?;
         check_sizes(header.slab_bytes, header.segment_bytes)?;
+        if header.number >= NUMBER_END / header.segment_bytes {
+            return Err(FormatError::Field("number"));
+        }
         Ok(header)
     }
 
@@ -159,6 +164,16 @@ mod tests {
         put_u64(&mut odd, 64, 100_000);
         let refused = SegmentHeader::decode(&resealed(odd, MAGIC));
         assert_eq!(refused, Err(FormatError::Field("slab_bytes")));
+    }
+
+    #[test]
+    fn a_number_beyond_all_positions_is_refused() {
+        // Its end, as a position, overflowed.
+        let last = NUMBER_END / header().segment_bytes - 1;
+        for (number, is_read) in [(last, true), (last + 1, false), (u64::MAX, false)] {
+            let page = SegmentHeader { number, ..header() }.encode();
+            assert_eq!(SegmentHeader::decode(&page).is_ok(), is_read, "{number}");
+        }
     }
 
     #[test]

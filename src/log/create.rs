@@ -8,11 +8,14 @@ use super::meta::MetaFile;
 use super::recovery::LogFiles;
 use super::segments::{Segments, random_u64};
 use super::survey::REPAIR;
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{AlignedBuf, Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{BLOCK_HEADER_BYTES, LogId, Meta, PAGE_BYTES};
+use crate::format::{LogId, Meta, PAGE_BYTES, is_zero};
 use crate::lsn::Geometry;
 use crate::sync::Clock;
+
+/// How much of a file is read at once.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Whether `dir` holds a log; false if it is empty or missing; an error if it holds something else.
 pub(super) fn is_log(disk: &dyn Disk, dir: &Path) -> Result<bool> {
@@ -103,8 +106,8 @@ fn make_path_durable(disk: &dyn Disk, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Without `meta`, segments that hold blocks are somebody's data; empty ones are an unfinished
-/// creation, which is begun anew.
+/// Without `meta`, segments that hold anything behind their header are somebody's data; empty ones
+/// are an unfinished creation, which is begun anew.
 fn refuse_orphans(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let segments = dir.join("segments");
     let io = |e| Error::io("cannot list the segments", &segments, e);
@@ -113,12 +116,16 @@ fn refuse_orphans(disk: &dyn Disk, dir: &Path) -> Result<()> {
         let failed = |e| Error::io("cannot read a segment", &path, e);
         let mode = OpenMode { write: false, create: false, direct: false };
         let file = disk.open(&path, mode).map_err(failed)?;
-        let mut head = vec![0; PAGE_BYTES as usize + BLOCK_HEADER_BYTES];
-        let read = file.read_at(&mut head, 0).map_err(failed)?;
-        if read == head.len() && head[PAGE_BYTES as usize..].iter().any(|&b| b != 0) {
-            return Err(Error::new(ErrorKind::Corrupt, "there are segments, but no meta file")
-                .at_path(&MetaFile::path(dir))
-                .advise(REPAIR));
+        let mut piece = AlignedBuf::zeroed(PIECE_BYTES);
+        let mut offset = PAGE_BYTES;
+        while offset < file.len().map_err(failed)? {
+            let read = file.read_at(&mut piece, offset).map_err(failed)?;
+            if !is_zero(&piece[..read]) {
+                return Err(Error::new(ErrorKind::Corrupt, "there are segments, but no meta file")
+                    .at_path(&MetaFile::path(dir))
+                    .advise(REPAIR));
+            }
+            offset += PIECE_BYTES as u64;
         }
     }
     for entry in disk.list(&segments).map_err(io)? {

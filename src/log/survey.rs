@@ -8,8 +8,8 @@ use super::walk::Chain;
 use crate::disk::{Disk, Entry, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Footer, FormatError, LogId, PAGE_BYTES, SegmentHeader,
-    footer_bytes,
+    BLOCK_HEADER_BYTES, BlockHeader, Footer, FormatError, LogId, NUMBER_END, PAGE_BYTES,
+    SegmentHeader, footer_bytes,
 };
 use crate::lsn::{Geometry, Lsn};
 
@@ -51,7 +51,9 @@ impl Survey<'_> {
         for entry in entries {
             let name = Some(&*entry.name).filter(|name| name.len() == NAME_BYTES);
             let position = name.and_then(|n| n.strip_suffix(".log")?.parse::<u64>().ok());
-            match position.filter(|p| p.is_multiple_of(self.geometry.segment_bytes)) {
+            let is_start =
+                |p: &u64| *p < NUMBER_END && p.is_multiple_of(self.geometry.segment_bytes);
+            match position.filter(is_start) {
                 Some(position) => numbers.push(self.geometry.segment_of(position)),
                 None => others.push(entry),
             }
@@ -102,7 +104,8 @@ impl Survey<'_> {
         let footer_bytes = footer_bytes(bytes);
         let mut region = vec![0; footer_bytes as usize];
         file.read_at(&mut region, bytes - footer_bytes).map_err(failed)?;
-        let footer = match Footer::decode(&region, number, header.salt()) {
+        let sizes = (self.geometry.slab_bytes, bytes);
+        let footer = match Footer::decode(&region, (number, header.salt()), sizes) {
             Ok(footer) => footer,
             Err(error @ (FormatError::Version(_) | FormatError::RequiredFeatures(_))) => {
                 return Err(newer(error, bytes - footer_bytes));

@@ -189,8 +189,7 @@ impl Walker<'_> {
                     let (begin, _) = *nonzero.get_or_insert((position, position));
                     nonzero = Some((begin, base + page_end as u64));
                     if let Ok(header) = verify_block(&buffer[offset..stop], position, self.salt) {
-                        let last_lsn =
-                            (header.first_lsn + u64::from(header.records)).wrapping_sub(1);
+                        let last_lsn = header.first_lsn + u64::from(header.records) - 1;
                         rest.good_blocks += 1;
                         rest.vouched = rest.vouched.max(header.watermark);
                         rest.last_lsn = rest.last_lsn.max(last_lsn);

@@ -172,13 +172,15 @@ impl<'a> Checker<'a> {
             }
             return;
         };
-        if chain.accepts(header) {
+        let due = self.is_due(offset);
+        if chain.accepts(header) && due {
             if let Some(from) = nonzero {
                 self.residue(from);
             }
             return;
         }
         let what = match nonzero {
+            _ if chain.accepts(header) => "a block lies where none can follow the one before it",
             Some(_) => "a committed block is damaged",
             None if offset == self.at => "a block does not continue the one before it",
             None => "committed blocks are gone, there are zeros in their place",
@@ -186,6 +188,14 @@ impl<'a> Checker<'a> {
         let lost = header.first_lsn.checked_sub(1).filter(|&last| last >= chain.next_lsn);
         self.lose(nonzero, lost.map(|last| (chain.next_lsn, last)), what);
         self.out.last = before(header);
+    }
+
+    /// Whether a block that continues the last one may start here: right behind it or, if its slab
+    /// ended early, at the start of a later one or in the reserved page. Nobody looks elsewhere.
+    fn is_due(&self, offset: u64) -> bool {
+        let geometry = self.walker.geometry;
+        let rolled = geometry.segment_offset(geometry.rolled_block(self.walker.number));
+        offset == self.at || offset == rolled || offset.is_multiple_of(geometry.slab_bytes)
     }
 
     fn lose(&mut self, nonzero: Option<u64>, lsns: Option<(u64, u64)>, what: &str) {
@@ -233,4 +243,15 @@ impl<'a> Checker<'a> {
 /// What this block continues, taken on its word.
 pub(super) fn before(header: &BlockHeader) -> Chain {
     Chain { next_lsn: header.first_lsn, crc: header.prev_crc, time_nanos: 0 }
+}
+
+/// Checks one segment by itself; returns how many things are wrong with it.
+#[cfg(feature = "testing")]
+pub(crate) fn check_segment(
+    walker: &Walker<'_>,
+    chain: Chain,
+    each: impl FnMut(&BlockHeader, &[u8]),
+) -> Result<usize> {
+    let checked = Checker::new(walker, Some(chain), chain.next_lsn).run(each)?;
+    Ok(checked.faults.len())
 }

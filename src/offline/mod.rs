@@ -50,6 +50,8 @@ use crate::limits;
 use crate::log::MetaFile;
 use crate::lsn::Geometry;
 
+#[cfg(feature = "testing")]
+pub(crate) use check::check_segment;
 pub use dump::Dumped;
 pub use info::{Checkpoint, Info, SegmentInfo, SegmentState};
 pub use repair::{Loss, Repair};

@@ -179,9 +179,7 @@ impl LogDir {
         if plan.side.meta_damaged {
             repair.rewritten.push(MetaFile::path(&self.dir));
         }
-        if plan.side.checkpoints_damaged {
-            plan.moves.push(self.checkpoints_path());
-        }
+        plan.moves.append(&mut plan.side.damaged_checkpoints);
         repair.moved = plan.moves.clone();
         repair.findings = scan.findings;
         repair.findings.append(&mut plan.side.findings);

@@ -8,6 +8,7 @@ use super::judge::Judged;
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Footer, Meta, footer_bytes};
+use crate::limits;
 use crate::log::{Chain, Found, Survey, Walker};
 use crate::lsn::{Geometry, Lsn};
 
@@ -159,13 +160,21 @@ impl<'a> Scanner<'a> {
         let next_lsn = self.chain.map_or(self.scan.next_lsn, |chain| chain.next_lsn);
         let first_lsn = next.and_then(first_lsn_of);
         let survey = self.survey();
-        for number in from..to {
+        // The name of one file says how many there are: any number.
+        let listed = to.min(from + limits::MISSING_LISTED_MAX);
+        for number in from..listed {
             let error = survey.missing(number);
             let lost = first_lsn.filter(|&lsn| lsn > next_lsn);
             self.find(match lost {
                 Some(lsn) => error.at_lsns(Lsn::new(next_lsn), Lsn::new(lsn - 1)),
                 None => error,
             });
+        }
+        if listed < to {
+            let what = format!("{} segments more are missing", to - listed);
+            self.find(
+                Error::new(ErrorKind::MissingSegment, what).at_path(&self.survey_path(listed)),
+            );
         }
         let is_start = from == self.geometry.segment_of(self.meta.log_start);
         match first_lsn.filter(|_| is_start) {

@@ -1,6 +1,6 @@
 //! What lies beside the segments: the slots of `meta`, and the checkpoints.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::LogDir;
 use crate::disk::OpenMode;
@@ -17,16 +17,12 @@ pub(super) struct Side {
     pub(super) checkpoints: Vec<CheckpointEntry>,
     /// One of the two slots of `meta` is unusable.
     pub(super) meta_damaged: bool,
-    /// The checkpoints cannot be decoded, and no bus opens with them.
-    pub(super) checkpoints_damaged: bool,
+    /// Checkpoints that cannot be decoded: no bus opens with them.
+    pub(super) damaged_checkpoints: Vec<PathBuf>,
 }
 
 impl LogDir {
-    pub(super) fn checkpoints_path(&self) -> PathBuf {
-        self.dir.join("checkpoints")
-    }
-
-    fn read_small(&self, path: &std::path::Path) -> Result<Option<Vec<u8>>> {
+    fn read_small(&self, path: &Path) -> Result<Option<Vec<u8>>> {
         let failed = |e| Error::io("cannot read a file of the log", path, e);
         let mode = OpenMode { write: false, create: false, direct: false };
         let file = match self.disk.open(path, mode) {
@@ -70,21 +66,25 @@ impl LogDir {
         Ok(())
     }
 
+    /// `None` if there is no such file, or a damaged one.
+    fn read_checkpoints(&self, path: &Path, side: &mut Side) -> Result<Option<Checkpoints>> {
+        let Some(bytes) = self.read_small(path)? else { return Ok(None) };
+        let found = Checkpoints::decode(&bytes).map_err(|cause| {
+            side.damaged_checkpoints.push(path.to_owned());
+            side.findings.push(
+                Error::new(ErrorKind::Corrupt, "the checkpoint file is damaged")
+                    .at_path(path)
+                    .because(cause),
+            );
+        });
+        Ok(found.ok())
+    }
+
     fn check_checkpoints(&self, side: &mut Side, last_lsn: u64) -> Result<()> {
-        let path = self.checkpoints_path();
-        let Some(bytes) = self.read_small(&path)? else { return Ok(()) };
-        let found = match Checkpoints::decode(&bytes) {
-            Ok(found) => found,
-            Err(cause) => {
-                side.checkpoints_damaged = true;
-                side.findings.push(
-                    Error::new(ErrorKind::Corrupt, "the checkpoint file is damaged")
-                        .at_path(&path)
-                        .because(cause),
-                );
-                return Ok(());
-            }
-        };
+        // Those of another log or generation, set aside: all that counts is whether a bus opens.
+        self.read_checkpoints(&self.dir.join("checkpoints.foreign"), side)?;
+        let path = self.dir.join("checkpoints");
+        let Some(found) = self.read_checkpoints(&path, side)? else { return Ok(()) };
         let (log_id, generation) = (self.meta.log_id, self.meta.generation);
         if found.log_id == log_id && found.generation < generation {
             side.notes.push(format!(

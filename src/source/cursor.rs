@@ -119,9 +119,13 @@ pub(crate) fn scan(
         if at.index == 0 {
             scan.block_bytes += padded;
         }
-        if !enter_block(&mut at, &header, &block[BLOCK_HEADER_BYTES..], &mut scan)? {
-            at.enter(at.block + padded);
-            continue;
+        match enter_block(&mut at, &header, &block[BLOCK_HEADER_BYTES..], &mut scan) {
+            Ok(true) => {}
+            Ok(false) => {
+                at.enter(at.block + padded);
+                continue;
+            }
+            Err(bad) => return scan.before(at, cursor, bad),
         }
         if scan.records == 0 {
             scan.from = at;

@@ -141,6 +141,7 @@ fn read_footer(
     let offset = geometry.segment_bytes - bytes;
     let failed =
         |e| Error::io("cannot read a segment's footer", path, e).at_segment(number, offset);
+    let sizes = (geometry.slab_bytes, geometry.segment_bytes);
     let mut region = vec![0; bytes as usize];
     let read = file.read_at(&mut region, offset).map_err(failed)?;
     let damaged = || {
@@ -151,5 +152,7 @@ fn read_footer(
     if read < region.len() {
         return Err(damaged());
     }
-    Footer::decode(&region, number, salt).map_err(|e| damaged().because(e))?.ok_or_else(damaged)
+    Footer::decode(&region, (number, salt), sizes)
+        .map_err(|e| damaged().because(e))?
+        .ok_or_else(damaged)
 }

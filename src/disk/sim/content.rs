@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 
+use crate::format::is_zero;
+
 const PAGE: usize = 4096;
 /// What a device writes whole or not at all.
 pub(super) const SECTOR: u64 = 512;
@@ -36,7 +38,7 @@ impl Content {
         self.len = self.len.max(offset + bytes.len() as u64);
         for (at, page, within) in pieces(offset, bytes.len()) {
             let part = &bytes[at..at + within.len()];
-            if !self.pages.contains_key(&page) && part.iter().all(|&b| b == 0) {
+            if !self.pages.contains_key(&page) && is_zero(part) {
                 continue;
             }
             let page = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE]));

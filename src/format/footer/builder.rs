@@ -109,10 +109,10 @@ impl FooterBuilder {
 pub(super) mod tests {
     use super::*;
     use crate::format::footer::footer_bytes;
-    use crate::format::footer::tests::{NUMBER, SALT, decode};
+    use crate::format::footer::tests::{NUMBER, SALT, decode, decode_as};
     use proptest::prelude::*;
 
-    const SLAB_BYTES: u64 = 1 << 18;
+    pub(in crate::format::footer) const SLAB_BYTES: u64 = 1 << 18;
     pub(in crate::format::footer) const SEGMENT_BYTES: u64 = 1 << 20;
 
     pub(in crate::format::footer) fn builder(first_lsn: u64) -> FooterBuilder {
@@ -207,7 +207,8 @@ pub(super) mod tests {
             }
             let footer = builder.finish(false);
             assert_eq!(footer.index.len(), 16);
-            assert_eq!(decode(&footer.encode(SEGMENT_BYTES)), Ok(Some(footer)));
+            let decoded = decode_as(&footer.encode(SEGMENT_BYTES), slab_bytes);
+            assert_eq!(decoded, Ok(Some(footer)));
         }
     }
 

@@ -49,6 +49,25 @@ fn trap_03_damage_to_a_vouched_block_is_refused() {
     bed.open();
 }
 
+/// Without `meta`, only the first block's header was looked at: with that page lost as well, the
+/// segment passed for an unfinished creation and was deleted with all records behind it.
+#[test]
+fn segments_without_a_meta_file_are_never_deleted_if_anything_is_in_them() {
+    let (bed, _) = log();
+    std::fs::remove_file(bed.path().join("meta")).unwrap();
+    for number in 0..4 {
+        bed.patch(number, PAGE, &[0; PAGE]);
+    }
+    bed.refuses(ErrorKind::Corrupt);
+    // All that is left is the last byte of one file.
+    let bytes = bed.options.segment_bytes as usize;
+    for number in 0..4 {
+        bed.patch(number, 0, &vec![0; bytes]);
+    }
+    bed.patch(3, bytes - 1, &[1]);
+    bed.refuses(ErrorKind::Corrupt);
+}
+
 /// A refusal used to come after leftovers were removed and rolled segments sealed.
 #[test]
 fn a_refusal_changes_nothing_even_with_work_to_do() {

@@ -41,7 +41,8 @@ fn footer_of(bed: &Bed, number: u64) -> Option<Footer> {
     let file = bed.segment_bytes(number);
     let salt = crate::format::SegmentHeader::decode(&file).unwrap().salt();
     let region = &file[file.len() - footer_bytes(file.len() as u64) as usize..];
-    Footer::decode(region, number, salt).unwrap_or(None)
+    Footer::decode(region, (number, salt), (bed.options.slab_bytes, bed.options.segment_bytes))
+        .unwrap_or(None)
 }
 
 /// Offset of the last block with records in a segment, and where it ends.
