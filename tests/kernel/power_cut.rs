@@ -1,0 +1,102 @@
+//! Power that fails, as far as the file system goes: it is shut down while the process writes, with
+//! its journal unflushed, and mounted again. What the log made durable must be there.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::child::UnderTest;
+use super::judge::{Judge, SIGHTINGS_AFTER_POWER_CUT, Totals};
+use super::mount::{FileSystem, Kind};
+use super::wire::{Orders, Plant};
+use super::{LONG, proof};
+
+/// Cuts of one log.
+const LIVES: u64 = 5;
+/// The smallest that mkfs.xfs makes is 300 MiB. The image is sparse.
+const BYTES: u64 = 320 << 20;
+
+fn chain(
+    disk: &mut FileSystem,
+    (seed, lives): (u64, u64),
+    plant: Option<Plant>,
+) -> Result<Totals, String> {
+    let mut rng = Rng::with_seed(seed);
+    let mut judge = Judge::new(SIGHTINGS_AFTER_POWER_CUT);
+    let mut orders = Orders {
+        dir: disk.log(&format!("log-{seed}")),
+        life: 0,
+        seed,
+        io_uring: seed.is_multiple_of(2),
+        direct_io: plant.is_none() && !seed.is_multiple_of(3),
+        deferred: seed % 4 == 3,
+        retention: seed % 3 == 1,
+        plant,
+    };
+    for life in 0..lives {
+        orders.life = life;
+        let mut child = UnderTest::start(&orders);
+        thread::sleep(Duration::from_micros(rng.u64(5_000..150_000)));
+        disk.cut_power().unwrap_or_else(|e| panic!("cannot cut the power: {e}"));
+        // The log fails, so every producer is refused: nobody hangs, and nobody dies of a signal.
+        let deadline = Instant::now() + LONG;
+        while !child.has_ended() {
+            assert!(Instant::now() < deadline, "seed {seed}, life {life}: it hangs");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let (status, heard, output) = child.ended();
+        disk.unmount()?;
+        disk.mount()?;
+        let says = |why: String| format!("seed {seed}, life {life}: {why}\n{output}");
+        if !status.success() {
+            return Err(says(format!("it died: {status}")));
+        }
+        judge.hear(&heard).map_err(says)?;
+        if rng.bool() || life + 1 == lives {
+            judge.look(&orders).map_err(says)?;
+        }
+    }
+    judge.resume_all(&orders).map_err(|why| format!("seed {seed}: {why}"))?;
+    Ok(judge.totals)
+}
+
+fn cuts(kind: Kind, row: &str) {
+    let mut disk = match FileSystem::new(kind, BYTES) {
+        Ok(disk) => disk,
+        Err(why) => return proof::skipped(row, &why),
+    };
+    let cuts = proof::cases(row, 1);
+    let mut executed = 0;
+    for seed in 0.. {
+        let lives = LIVES.min(cuts - executed);
+        if lives == 0 {
+            break;
+        }
+        let totals = chain(&mut disk, (seed, lives), None).unwrap_or_else(|why| panic!("{why}"));
+        executed += lives;
+        println!("{row}: {executed} of {cuts}: {totals:?}");
+        std::fs::remove_dir_all(disk.log(&format!("log-{seed}"))).unwrap();
+    }
+    // The control: the same judge, and a process whose syncs do nothing, or that does not wait.
+    for plant in [Plant::SkipSyncs, Plant::AcknowledgeEarly] {
+        let found = (0..4)
+            .find_map(|seed| chain(&mut disk, (100 + 4 * seed, LIVES), Some(plant)).err())
+            .unwrap_or_else(|| panic!("{plant:?} was not found"));
+        println!("control: {row}: {plant:?}: {}", found.lines().next().unwrap_or_default());
+        // It may have left the file system shut down.
+        disk.unmount().unwrap();
+        disk.mount().unwrap();
+    }
+    proof::executed(row, executed);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_a_power_cut_on_ext4() {
+    cuts(Kind::Ext4, "power_cut_ext4");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_a_power_cut_on_xfs() {
+    cuts(Kind::Xfs, "power_cut_xfs");
+}
