@@ -4,6 +4,7 @@
 
 use std::fs::{File, Permissions};
 use std::io;
+use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,16 @@ impl RealFile {
     /// `direct` says whether `file` was opened with O_DIRECT.
     pub(super) fn new(file: File, direct: bool) -> RealFile {
         RealFile { file, direct, dsync_refused: AtomicBool::new(false) }
+    }
+
+    /// Whether this is a file on FUSE, where `io_uring` does not continue a short write where it
+    /// ended.
+    pub(super) fn loses_its_place(&self) -> bool {
+        // SAFETY: a `statfs` is numbers, for which zeros are values.
+        let mut found: libc::statfs = unsafe { mem::zeroed() };
+        // SAFETY: the kernel fills `found` and nothing else; `self.file` keeps the descriptor open.
+        let known = unsafe { libc::fstatfs(self.file.as_raw_fd(), &mut found) } == 0;
+        known && found.f_type == libc::FUSE_SUPER_MAGIC
     }
 
     /// Misaligned direct I/O is a bug of the caller, which some file systems would forgive and
@@ -140,7 +151,11 @@ impl DiskFile for RealFile {
         // SAFETY: nobody changes or truncates the file while it is mapped. The log upholds that:
         // it maps sealed segments only, which are read-only and never written again, in a
         // directory whose lock it holds.
-        unsafe { memmap2::Mmap::map(&self.file) }.map(Some)
+        match unsafe { memmap2::Mmap::map(&self.file) } {
+            // Some file systems have no shared mappings.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            mapped => mapped.map(Some),
+        }
     }
 
     fn is_direct(&self) -> bool {

@@ -182,7 +182,8 @@ fn consume(
 // ---- producers -----------------------------------------------------------------------------
 
 fn produce(bus: &Bus, place: u64, orders: &Orders, teller: &Teller) {
-    let producer = orders.life * PRODUCERS + place;
+    let large = if orders.large { load::LARGE } else { 0 };
+    let producer = large | (orders.life * PRODUCERS + place);
     let mut pending = VecDeque::new();
     for sequence in 0.. {
         let outcome = commit(bus, (producer, sequence), orders, &mut pending, teller);
@@ -231,7 +232,7 @@ fn commit(
         }
         return Ok(());
     }
-    if producer % PRODUCERS != 1 {
+    if (producer & !load::LARGE) % PRODUCERS != 1 {
         say(sequence, batch.commit()?);
         return Ok(());
     }

@@ -7,6 +7,10 @@ use eventplane::{Backend, Builder, Bus, Durability, OwnedRecord, Retention, Writ
 
 use super::wire::Orders;
 
+/// Marks the producers of a log with large slabs: now and then they write a record that makes its
+/// block large enough for the write queue.
+pub(crate) const LARGE: u64 = 1 << 15;
+
 /// At most this many batches of a producer are committed and not acknowledged.
 pub(crate) const OUTSTANDING_MAX: u64 = 24;
 
@@ -42,6 +46,10 @@ impl Identity {
     /// Now and then a record of many sectors; most are small.
     fn payload(self) -> Vec<u8> {
         let word = mix(self.key());
+        if self.producer & LARGE != 0 && self.index == 0 && self.sequence.is_multiple_of(4) {
+            let bytes = 70_000 + word as usize % 50_000;
+            return (0..bytes).map(|i| (word >> (i % 57)) as u8 ^ (i >> 3) as u8).collect();
+        }
         let bytes = if word.is_multiple_of(16) { 300 + word % 3_500 } else { word % 300 };
         (0..bytes).map(|i| (word >> (i % 57)) as u8 ^ i as u8).collect()
     }
@@ -100,12 +108,13 @@ pub(crate) fn builder(orders: &Orders) -> Builder {
     };
     let retention =
         if orders.retention { Retention::consumed() } else { Retention::keep_all() };
+    let slab_bytes = if orders.large { 512 << 10 } else { 64 << 10 };
     Bus::builder()
-        .slab_bytes(64 << 10)
-        .segment_bytes(256 << 10)
-        .ring_bytes(512 << 10)
-        .pin_budget_bytes(256 << 10)
-        .catchup_window_bytes(1 << 20)
+        .slab_bytes(slab_bytes)
+        .segment_bytes(4 * slab_bytes)
+        .ring_bytes(8 * slab_bytes)
+        .pin_budget_bytes(4 * slab_bytes)
+        .catchup_window_bytes(16 * slab_bytes)
         .readahead_bytes(64 << 10)
         .consumers_max(16)
         .watermark_idle(Duration::from_millis(3))

@@ -3,6 +3,8 @@
 //! which the same judge must find.
 
 mod child;
+mod fuse;
+mod fuse_errors;
 mod judge;
 mod load;
 mod mount;
@@ -13,5 +15,18 @@ mod seccomp;
 mod sigkill;
 mod wire;
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 /// For what must happen: far beyond what it takes.
-const LONG: std::time::Duration = std::time::Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(20);
+
+/// Looks until it is so.
+#[track_caller]
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !so() {
+        assert!(Instant::now() < deadline, "not within {LONG:?}: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}

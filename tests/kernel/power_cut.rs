@@ -13,7 +13,7 @@ use super::wire::{Orders, Plant};
 use super::{LONG, proof};
 
 /// Cuts of one log.
-const LIVES: u64 = 5;
+const LIVES: u64 = 4;
 /// The smallest that mkfs.xfs makes is 300 MiB. The image is sparse.
 const BYTES: u64 = 320 << 20;
 
@@ -22,15 +22,17 @@ fn chain(
     (seed, lives): (u64, u64),
     plant: Option<Plant>,
 ) -> Result<Totals, String> {
+    let _ = std::fs::remove_dir_all(disk.log("log"));
     let mut rng = Rng::with_seed(seed);
     let mut judge = Judge::new(SIGHTINGS_AFTER_POWER_CUT);
     let mut orders = Orders {
-        dir: disk.log(&format!("log-{seed}")),
+        dir: disk.log("log"),
         life: 0,
         seed,
-        io_uring: seed.is_multiple_of(2),
-        direct_io: plant.is_none() && !seed.is_multiple_of(3),
-        deferred: seed % 4 == 3,
+        io_uring: seed & 1 == 0,
+        direct_io: plant != Some(Plant::SkipSyncs) && seed % 7 != 3,
+        large: seed & 2 == 0,
+        deferred: seed % 5 == 4,
         retention: seed % 3 == 1,
         plant,
     };
@@ -76,13 +78,13 @@ fn cuts(kind: Kind, row: &str) {
         let totals = chain(&mut disk, (seed, lives), None).unwrap_or_else(|why| panic!("{why}"));
         executed += lives;
         println!("{row}: {executed} of {cuts}: {totals:?}");
-        std::fs::remove_dir_all(disk.log(&format!("log-{seed}"))).unwrap();
     }
     // The control: the same judge, and a process whose syncs do nothing, or that does not wait.
     for plant in [Plant::SkipSyncs, Plant::AcknowledgeEarly] {
         let found = (0..4)
-            .find_map(|seed| chain(&mut disk, (100 + 4 * seed, LIVES), Some(plant)).err())
+            .find_map(|seed| chain(&mut disk, (1_000 + seed, LIVES), Some(plant)).err())
             .unwrap_or_else(|| panic!("{plant:?} was not found"));
+        assert!(found.contains("lost"), "{plant:?} was found for another reason: {found}");
         println!("control: {row}: {plant:?}: {}", found.lines().next().unwrap_or_default());
         // It may have left the file system shut down.
         disk.unmount().unwrap();

@@ -24,9 +24,10 @@ fn chain(seed: u64, lives: u64, plant: Option<Plant>) -> Result<Totals, String> 
         dir: dir.path().to_str().unwrap().to_owned(),
         life: 0,
         seed,
-        io_uring: seed.is_multiple_of(2),
-        direct_io: !seed.is_multiple_of(5),
-        deferred: seed % 4 == 3,
+        io_uring: seed & 1 == 0,
+        direct_io: plant != Some(Plant::SkipSyncs) && seed % 7 != 3,
+        large: seed & 2 == 0,
+        deferred: seed % 5 == 4,
         retention: seed % 3 == 1,
         plant,
     };
@@ -83,7 +84,7 @@ fn a_planted_bug_is_found_by_a_kill() {
         (Plant::CommitAbandoned, "phantom"),
         (Plant::LoseCheckpoints, "had long been stored"),
     ] {
-        let found = (0..5).find_map(|seed| chain(100 + 4 * seed, LIVES, Some(plant)).err());
+        let found = (0..5).find_map(|seed| chain(1_000 + seed, LIVES, Some(plant)).err());
         let why = found.unwrap_or_else(|| panic!("{plant:?} was not found"));
         assert!(why.contains(word), "{plant:?} was found for another reason: {why}");
         println!("control: {plant:?}: {}", why.lines().next().unwrap_or_default());

@@ -17,6 +17,8 @@ pub(crate) struct Orders {
     pub(crate) seed: u64,
     pub(crate) io_uring: bool,
     pub(crate) direct_io: bool,
+    /// Some blocks are so large that they go through the write queue.
+    pub(crate) large: bool,
     /// Commits are acknowledged by `Bus::sync`.
     pub(crate) deferred: bool,
     pub(crate) retention: bool,
