@@ -85,6 +85,10 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.check_alignment(bytes, offset)?;
+        if !self.direct {
+            // Direct ones go to where `allocate` has been.
+            check_size_limit(offset + bytes.len() as u64)?;
+        }
         write_all(bytes, offset, |rest, at| self.file.write_at(rest, at))
     }
 
@@ -117,6 +121,7 @@ impl DiskFile for RealFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         let end = file_offset(len)?;
+        check_size_limit(len)?;
         let allocated = retry(|| {
             // SAFETY: fallocate takes no memory; `self.file` keeps the descriptor open.
             match unsafe { libc::fallocate(self.file.as_raw_fd(), 0, 0, end) } {
@@ -165,6 +170,23 @@ impl DiskFile for RealFile {
     fn raw_fd(&self) -> Option<RawFd> {
         Some(self.file.as_raw_fd())
     }
+}
+
+/// An error if this process may not write files of `len` bytes. The kernel would say so as well, by
+/// SIGXFSZ, which kills a process that does not ignore it; a library has no business doing that.
+pub(super) fn check_size_limit(len: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the kernel fills `limit`, and nothing else.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) } == 0;
+    if known && len > limit.rlim_cur {
+        let what = format!(
+            "a file of {len} bytes is beyond the limit of this process, {} bytes \
+             (RLIMIT_FSIZE, `ulimit -f`)",
+            limit.rlim_cur
+        );
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(())
 }
 
 /// Whether O_DIRECT accepts these bytes at this offset.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::file::RealFile;
+use super::file::{RealFile, check_size_limit};
 use super::psync::PsyncQueue;
 use super::uring::{self, UringQueue};
 use super::{
@@ -126,6 +126,9 @@ impl Disk for RealDisk {
         } else {
             RealFile::new(options(mode).open(path)?, false)
         };
+        if mode.write {
+            check_size_limit(file.len()?)?;
+        }
         if mode.write && file.loses_its_place() && self.backend == Backend::Auto {
             self.without_io_uring(io::Error::other(
                 "on FUSE the kernel puts the rest of a short write in the wrong place",

@@ -8,7 +8,9 @@ use std::env;
 pub(crate) fn cases(row: &str, default: u64) -> u64 {
     let name = format!("PROOF_{}", row.to_uppercase());
     match env::var(&name) {
-        Ok(value) => value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")),
+        Ok(value) => value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value} is no number")),
         Err(_) => default,
     }
 }

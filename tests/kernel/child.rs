@@ -83,7 +83,9 @@ fn process_under_test() {
     let orders: Orders = serde_json::from_str(&orders).unwrap();
     let teller = Arc::new(Teller::of_this_process());
     match orders.plant {
-        Some(Plant::LoseCheckpoints) => drop(fs::remove_file(format!("{}/checkpoints", orders.dir))),
+        Some(Plant::LoseCheckpoints) => {
+            drop(fs::remove_file(format!("{}/checkpoints", orders.dir)))
+        }
         Some(Plant::SkipSyncs) => seccomp::skip_syncs(),
         _ => {}
     }
@@ -94,9 +96,9 @@ fn process_under_test() {
     teller.say(Message::Opened { last: bus.recovery().last_lsn.get() });
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
-        for consumer in 0..CONSUMERS.len() {
+        for (consumer, name) in CONSUMERS.iter().enumerate() {
             if let Err(error) = consume(&bus, consumer, &teller, orders.plant) {
-                println!("{}: {error:?}", CONSUMERS[consumer]);
+                println!("{name}: {error:?}");
             }
         }
         // From here on every checkpoint that is stored is one of all consumers.
@@ -107,7 +109,9 @@ fn process_under_test() {
                 scope.spawn(move || produce(bus, p, orders, teller))
             })
             .collect();
-        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        producers
+            .into_iter()
+            .for_each(|producer| producer.join().unwrap());
         ended.store(true, Ordering::Relaxed);
     });
     println!("closed: {:?}", bus.close());
@@ -118,7 +122,9 @@ fn watch_checkpoints(dir: &Path, teller: &Teller, ended: &AtomicBool) {
     let path = dir.join("checkpoints");
     let mut seen = None;
     while !ended.load(Ordering::Relaxed) {
-        let now = fs::metadata(&path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
+        let now = fs::metadata(&path)
+            .ok()
+            .map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
         if now != seen {
             teller.say(Message::Stored);
             seen = now;
@@ -228,7 +234,9 @@ fn commit(
         pending.push_back((sequence, batch.commit_later()?));
         if pending.len() as u64 > OUTSTANDING_MAX / 2 {
             bus.sync()?;
-            pending.drain(..).for_each(|(sequence, ticket)| say(sequence, ticket.lsns()));
+            pending
+                .drain(..)
+                .for_each(|(sequence, ticket)| say(sequence, ticket.lsns()));
         }
         return Ok(());
     }

@@ -354,7 +354,12 @@ impl Filesystem for Served {
         let mut state = self.state.lock();
         let found = state.find(parent, name);
         // Whoever has it open keeps it.
-        answer(reply, found.map(|ino| state.nodes.entry(ino).and_modify(|n| n.parent = 0)).map(drop));
+        answer(
+            reply,
+            found
+                .map(|ino| state.nodes.entry(ino).and_modify(|n| n.parent = 0))
+                .map(drop),
+        );
     }
 
     fn rename(
@@ -486,7 +491,10 @@ impl Filesystem for Served {
         mut reply: ReplyDirectory,
     ) {
         let state = self.state.lock();
-        let inside = state.nodes.iter().filter(|(child, n)| n.parent == ino.0 && **child != ROOT);
+        let inside = state
+            .nodes
+            .iter()
+            .filter(|(child, n)| n.parent == ino.0 && **child != ROOT);
         for (at, (child, node)) in inside.enumerate().skip(offset as usize) {
             let kind = if node.is_dir { FileType::Directory } else { FileType::RegularFile };
             if reply.add(INodeNo(*child), at as u64 + 1, kind, &node.name) {

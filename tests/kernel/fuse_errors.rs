@@ -116,7 +116,8 @@ impl Producer<'_> {
         for (sequence, ticket) in tickets {
             let lsns = ticket.wait()?;
             let (producer, first, last) = (self.producer, lsns.start().get(), lsns.end().get());
-            self.told.push(Message::Acknowledged { producer, sequence, first, last });
+            self.told
+                .push(Message::Acknowledged { producer, sequence, first, last });
         }
         Ok(())
     }
@@ -125,7 +126,10 @@ impl Producer<'_> {
 fn errno_of(error: &Error) -> Option<i32> {
     let mut cause = error.source();
     while let Some(error) = cause {
-        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+        if let Some(errno) = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
             return Some(errno);
         }
         cause = error.source();
@@ -151,12 +155,19 @@ fn orders(fuse: &Fuse, name: &str, case: &Case) -> Orders {
 fn run(fuse: &Fuse, name: &str, case: &Case) -> Result<(), String> {
     let orders = orders(fuse, name, case);
     let builder = load::builder(&orders).backend(case.backend);
-    let bus = builder.open(&orders.dir).map_err(|e| format!("opening: {e:?}"))?;
+    let bus = builder
+        .open(&orders.dir)
+        .map_err(|e| format!("opening: {e:?}"))?;
     let segments = fuse.path().join(name).join("segments");
     // So that it strikes the blocks, and not the segments that are being prepared.
     until("segments are prepared", || {
-        let names = fs::read_dir(&segments).unwrap().map(|entry| entry.unwrap().file_name());
-        names.filter(|name| name.to_string_lossy().ends_with(LOG)).count() == 3
+        let names = fs::read_dir(&segments)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_string_lossy().ends_with(LOG))
+            .count()
+            == 3
     });
     let large = if case.large { load::LARGE } else { 0 };
     let mut producer = Producer {
@@ -166,7 +177,9 @@ fn run(fuse: &Fuse, name: &str, case: &Case) -> Result<(), String> {
         deferred: case.deferred,
         told: Vec::new(),
     };
-    producer.commit().map_err(|e| format!("before the fault: {e:?}"))?;
+    producer
+        .commit()
+        .map_err(|e| format!("before the fault: {e:?}"))?;
     for fault in &case.faults {
         fuse.inject(*fault);
     }
@@ -184,9 +197,14 @@ fn run(fuse: &Fuse, name: &str, case: &Case) -> Result<(), String> {
     judge.hear(&told)?;
     judge.look(&orders)?;
     // It goes on where it ends.
-    let bus = load::builder(&orders).open(&orders.dir).map_err(|e| format!("again: {e:?}"))?;
+    let bus = load::builder(&orders)
+        .open(&orders.dir)
+        .map_err(|e| format!("again: {e:?}"))?;
     let end = bus.committed_lsn();
-    let lsn = bus.writer().append(0, 0, b"on").map_err(|e| format!("going on: {e:?}"))?;
+    let lsn = bus
+        .writer()
+        .append(0, 0, b"on")
+        .map_err(|e| format!("going on: {e:?}"))?;
     let goes_on = lsn == end.next() && bus.close().is_ok();
     if goes_on { Ok(()) } else { Err(format!("LSN {lsn} behind {end}")) }
 }
@@ -255,8 +273,8 @@ fn errors_of_the_kernel_reach_the_caller_and_lose_nothing() {
     proof::executed(ROW, executed);
 }
 
-/// A short write of io_uring was continued by the kernel at the offset of its beginning, and told as
-/// whole: acknowledged, and after reopening `Corrupt`.
+/// A short write of io_uring was continued by the kernel at the offset of its beginning, and told
+/// as whole: acknowledged, and after reopening `Corrupt`.
 #[test]
 fn the_rest_of_a_short_write_goes_where_it_belongs() {
     let Ok(fuse) = Fuse::mount(true) else { return };
@@ -275,8 +293,14 @@ fn the_rest_of_a_short_write_goes_where_it_belongs() {
 #[test]
 fn what_cannot_be_mapped_is_read() {
     let Ok(fuse) = Fuse::mount(true) else { return };
-    let small = Bus::builder().slab_bytes(64 << 10).segment_bytes(128 << 10).ring_bytes(256 << 10);
-    let bus = small.catchup_window_bytes(1 << 20).open(fuse.path().join("log")).unwrap();
+    let small = Bus::builder()
+        .slab_bytes(64 << 10)
+        .segment_bytes(128 << 10)
+        .ring_bytes(256 << 10);
+    let bus = small
+        .catchup_window_bytes(1 << 20)
+        .open(fuse.path().join("log"))
+        .unwrap();
     let writer = bus.writer();
     for key in 0..100 {
         writer.append(0, key, &[7; 10_000]).unwrap();
@@ -299,7 +323,10 @@ fn a_disk_that_lies_is_found_out() {
             let (backend, expect) = (Backend::IoUring, Expect::Nothing);
             let case = Case { bypass, large, deferred, backend, faults, expect };
             let found = run(&fuse, &format!("log-{number}"), &case).expect_err("it lied");
-            assert!(found.contains("lost"), "{call:?} was found for another reason: {found}");
+            assert!(
+                found.contains("lost"),
+                "{call:?} was found for another reason: {found}"
+            );
             println!("control: fuse_errors: {call:?} lies: {found}");
         }
     }

@@ -75,9 +75,18 @@ impl Judge {
         Judge { sightings, ..Judge::default() }
     }
 
+    /// Every consumer has processed this much.
+    pub(crate) fn all_processed(&mut self, lsn: u64) {
+        self.consumers
+            .iter_mut()
+            .for_each(|consumer| consumer.processed = lsn);
+    }
+
     /// Takes note of what a life of the process told, and judges what consumers were given.
     pub(crate) fn hear(&mut self, messages: &[Message]) -> Result<(), String> {
-        self.consumers.iter_mut().for_each(|consumer| consumer.life = None);
+        self.consumers
+            .iter_mut()
+            .for_each(|consumer| consumer.life = None);
         let mut seen: Vec<[u64; CONSUMERS.len()]> = Vec::new();
         for message in messages {
             match *message {
@@ -119,7 +128,9 @@ impl Judge {
     fn opened(&self, last: u64) -> Result<(), String> {
         let visible = self.visible;
         if last < visible {
-            return Err(format!("lost: LSN {visible} was seen, and the log ends at {last}"));
+            return Err(format!(
+                "lost: LSN {visible} was seen, and the log ends at {last}"
+            ));
         }
         Ok(())
     }
@@ -175,7 +186,10 @@ impl Judge {
     fn compare(&mut self, found: &Found, first_lsn: u64) -> Result<(), String> {
         let slowest = self.consumers.iter().map(|c| c.processed).min().unwrap_or(0);
         if first_lsn > slowest + 1 {
-            return Err(format!("retention: kept from {first_lsn}, needed from {}", slowest + 1));
+            return Err(format!(
+                "retention: kept from {first_lsn}, needed from {}",
+                slowest + 1
+            ));
         }
         for (name, &(first, last)) in &self.acknowledged {
             let there = found.batches.get(name);
@@ -188,7 +202,9 @@ impl Judge {
         for &(producer, sequence) in found.batches.keys() {
             let acknowledged = self.highest.get(&producer).copied().unwrap_or(0);
             if sequence >= acknowledged + OUTSTANDING_MAX {
-                return Err(format!("phantom: batch {sequence} of {producer}, of {acknowledged}"));
+                return Err(format!(
+                    "phantom: batch {sequence} of {producer}, of {acknowledged}"
+                ));
             }
         }
         for (first, last, print) in self.delivered.drain(..) {
@@ -233,10 +249,14 @@ impl Judge {
 fn resumes(name: &str, consumer: &Consumed, first: u64) -> Result<(), String> {
     let Consumed { processed, stored, .. } = *consumer;
     if first > processed + 1 {
-        return Err(format!("gap: {name} had processed {processed} and went on at {first}"));
+        return Err(format!(
+            "gap: {name} had processed {processed} and went on at {first}"
+        ));
     }
     if first <= stored {
-        return Err(format!("{name} went on at {first} when {stored} had long been stored"));
+        return Err(format!(
+            "{name} went on at {first} when {stored} had long been stored"
+        ));
     }
     Ok(())
 }
@@ -266,12 +286,16 @@ fn read(bus: &Bus) -> Result<Found, String> {
         let Identity { producer, sequence, index } = identity;
         let records = load::batch_records(producer, sequence);
         if index == 0 {
-            let next = next_of.entry(producer).or_insert(if first_lsn == 1 { 0 } else { sequence });
+            let next = next_of
+                .entry(producer)
+                .or_insert(if first_lsn == 1 { 0 } else { sequence });
             if sequence != *next {
                 return Err(format!("LSN {lsn} is batch {sequence} of {producer}, not {next}"));
             }
             *next += 1;
-            found.batches.insert((producer, sequence), (lsn, lsn + records - 1));
+            found
+                .batches
+                .insert((producer, sequence), (lsn, lsn + records - 1));
         }
         let expected = before.filter(|b| b.index + 1 < load::batch_records(b.producer, b.sequence));
         let follows = match expected {
@@ -279,11 +303,15 @@ fn read(bus: &Bus) -> Result<Found, String> {
             None => index == 0,
         };
         if !follows {
-            return Err(format!("a part of a batch: LSN {lsn}, {identity:?} after {before:?}"));
+            return Err(format!(
+                "a part of a batch: LSN {lsn}, {identity:?} after {before:?}"
+            ));
         }
         before = Some(identity);
         let sum = found.prints.last().copied().unwrap_or(0);
-        found.prints.push(sum.wrapping_add(load::print_of(lsn, record.key())));
+        found
+            .prints
+            .push(sum.wrapping_add(load::print_of(lsn, record.key())));
     }
     match before {
         Some(b) if b.index + 1 < load::batch_records(b.producer, b.sequence) => {

@@ -36,11 +36,7 @@ impl Identity {
     }
 
     pub(crate) fn of_key(key: u64) -> Identity {
-        Identity {
-            producer: key >> 40,
-            sequence: (key >> 8) & 0xFFFF_FFFF,
-            index: key & 0xFF,
-        }
+        Identity { producer: key >> 40, sequence: (key >> 8) & 0xFFFF_FFFF, index: key & 0xFF }
     }
 
     /// Now and then a record of many sectors; most are small.
@@ -48,7 +44,9 @@ impl Identity {
         let word = mix(self.key());
         if self.producer & LARGE != 0 && self.index == 0 && self.sequence.is_multiple_of(4) {
             let bytes = 70_000 + word as usize % 50_000;
-            return (0..bytes).map(|i| (word >> (i % 57)) as u8 ^ (i >> 3) as u8).collect();
+            return (0..bytes)
+                .map(|i| (word >> (i % 57)) as u8 ^ (i >> 3) as u8)
+                .collect();
         }
         let bytes = if word.is_multiple_of(16) { 300 + word % 3_500 } else { word % 300 };
         (0..bytes).map(|i| (word >> (i % 57)) as u8 ^ i as u8).collect()
@@ -89,7 +87,10 @@ pub(crate) fn recognize(record: &OwnedRecord) -> Result<Identity, String> {
     let identity = Identity::of_key(record.key());
     let kind = identity.producer as u16;
     if record.kind() != kind || record.payload() != identity.payload() {
-        return Err(format!("phantom: LSN {} is not what {identity:?} wrote", record.lsn()));
+        return Err(format!(
+            "phantom: LSN {} is not what {identity:?} wrote",
+            record.lsn()
+        ));
     }
     Ok(identity)
 }
@@ -106,8 +107,7 @@ pub(crate) fn builder(orders: &Orders) -> Builder {
     } else {
         Durability::Synced
     };
-    let retention =
-        if orders.retention { Retention::consumed() } else { Retention::keep_all() };
+    let retention = if orders.retention { Retention::consumed() } else { Retention::keep_all() };
     let slab_bytes = if orders.large { 512 << 10 } else { 64 << 10 };
     Bus::builder()
         .slab_bytes(slab_bytes)

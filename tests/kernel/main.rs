@@ -3,6 +3,7 @@
 //! which the same judge must find.
 
 mod child;
+mod full_disk;
 mod fuse;
 mod fuse_errors;
 mod judge;
@@ -11,8 +12,11 @@ mod mount;
 mod power_cut;
 #[path = "../common/proof.rs"]
 mod proof;
+mod rerun;
 mod seccomp;
 mod sigkill;
+mod size_limit;
+mod truncated;
 mod wire;
 
 use std::thread;

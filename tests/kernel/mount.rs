@@ -67,7 +67,7 @@ impl FileSystem {
         let file = File::create(&image).map_err(|e| format!("{image}: {e}"))?;
         file.set_len(bytes).map_err(|e| format!("{image}: {e}"))?;
         match kind {
-            Kind::Ext4 => run("mkfs.ext4", &["-q", "-F", &image])?,
+            Kind::Ext4 => run("mkfs.ext4", &["-q", "-F", "-b", "4096", &image])?,
             Kind::Xfs => run("mkfs.xfs", &["-q", "-f", &image])?,
         };
         made.device = Some(run("losetup", &["--find", "--show", &image])?);
@@ -76,7 +76,11 @@ impl FileSystem {
     }
 
     fn image(&self) -> String {
-        self.room.join("image").to_str().expect("a name of ours").to_owned()
+        self.room
+            .join("image")
+            .to_str()
+            .expect("a name of ours")
+            .to_owned()
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -85,13 +89,20 @@ impl FileSystem {
 
     /// Where a log goes, as text.
     pub(crate) fn log(&self, name: &str) -> String {
-        self.path().join(name).to_str().expect("a name of ours").to_owned()
+        self.path()
+            .join(name)
+            .to_str()
+            .expect("a name of ours")
+            .to_owned()
     }
 
     pub(crate) fn mount(&mut self) -> Result<(), String> {
         let device = self.device.as_deref().ok_or("no device")?;
         let path = self.path();
-        run("mount", &["-t", self.kind.name(), device, path.to_str().ok_or("a name of ours")?])?;
+        run(
+            "mount",
+            &["-t", self.kind.name(), device, path.to_str().ok_or("a name of ours")?],
+        )?;
         self.mounted = true;
         Ok(())
     }
@@ -151,7 +162,9 @@ fn remove_leftovers() {
     let Ok(entries) = fs::read_dir(rooms()) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next());
         let Some(owner) = owner else { continue };
         if Path::new("/proc").join(owner).exists() {
             continue;

@@ -40,7 +40,8 @@ fn chain(
         orders.life = life;
         let mut child = UnderTest::start(&orders);
         thread::sleep(Duration::from_micros(rng.u64(5_000..150_000)));
-        disk.cut_power().unwrap_or_else(|e| panic!("cannot cut the power: {e}"));
+        disk.cut_power()
+            .unwrap_or_else(|e| panic!("cannot cut the power: {e}"));
         // The log fails, so every producer is refused: nobody hangs, and nobody dies of a signal.
         let deadline = Instant::now() + LONG;
         while !child.has_ended() {
@@ -59,7 +60,9 @@ fn chain(
             judge.look(&orders).map_err(says)?;
         }
     }
-    judge.resume_all(&orders).map_err(|why| format!("seed {seed}: {why}"))?;
+    judge
+        .resume_all(&orders)
+        .map_err(|why| format!("seed {seed}: {why}"))?;
     Ok(judge.totals)
 }
 
@@ -84,8 +87,14 @@ fn cuts(kind: Kind, row: &str) {
         let found = (0..4)
             .find_map(|seed| chain(&mut disk, (1_000 + seed, LIVES), Some(plant)).err())
             .unwrap_or_else(|| panic!("{plant:?} was not found"));
-        assert!(found.contains("lost"), "{plant:?} was found for another reason: {found}");
-        println!("control: {row}: {plant:?}: {}", found.lines().next().unwrap_or_default());
+        assert!(
+            found.contains("lost"),
+            "{plant:?} was found for another reason: {found}"
+        );
+        println!(
+            "control: {row}: {plant:?}: {}",
+            found.lines().next().unwrap_or_default()
+        );
         // It may have left the file system shut down.
         disk.unmount().unwrap();
         disk.mount().unwrap();

@@ -8,10 +8,7 @@ use libc::{
 /// From here on, in this thread and those it starts, fdatasync returns 0 at once, and writes that
 /// are to be durable by themselves are refused, so that they are written and "synced".
 pub(crate) fn skip_syncs() {
-    let answers = [
-        (libc::SYS_fdatasync, 0),
-        (libc::SYS_pwritev2, libc::EOPNOTSUPP as u32),
-    ];
+    let answers = [(libc::SYS_fdatasync, 0), (libc::SYS_pwritev2, libc::EOPNOTSUPP as u32)];
     let op = |code: u32, k: u32, skip: u8| sock_filter { code: code as u16, jt: 0, jf: skip, k };
     // The number of the call is the first word that a filter sees.
     let mut filter = vec![op(BPF_LD | BPF_W | BPF_ABS, 0, 0)];

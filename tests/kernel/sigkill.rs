@@ -47,7 +47,9 @@ fn chain(seed: u64, lives: u64, plant: Option<Plant>) -> Result<Totals, String> 
             judge.look(&orders).map_err(says)?;
         }
     }
-    judge.resume_all(&orders).map_err(|why| format!("seed {seed}: {why}"))?;
+    judge
+        .resume_all(&orders)
+        .map_err(|why| format!("seed {seed}: {why}"))?;
     Ok(judge.totals)
 }
 
@@ -86,7 +88,10 @@ fn a_planted_bug_is_found_by_a_kill() {
     ] {
         let found = (0..5).find_map(|seed| chain(1_000 + seed, LIVES, Some(plant)).err());
         let why = found.unwrap_or_else(|| panic!("{plant:?} was not found"));
-        assert!(why.contains(word), "{plant:?} was found for another reason: {why}");
+        assert!(
+            why.contains(word),
+            "{plant:?} was found for another reason: {why}"
+        );
         println!("control: {plant:?}: {}", why.lines().next().unwrap_or_default());
     }
 }

@@ -45,9 +45,19 @@ pub(crate) enum Message {
     /// The log is open; the last record found.
     Opened { last: u64 },
     /// A batch is acknowledged.
-    Acknowledged { producer: u64, sequence: u64, first: u64, last: u64 },
+    Acknowledged {
+        producer: u64,
+        sequence: u64,
+        first: u64,
+        last: u64,
+    },
     /// A callback begins; `print` is that of the records' identities.
-    Delivered { consumer: u64, first: u64, last: u64, print: u64 },
+    Delivered {
+        consumer: u64,
+        first: u64,
+        last: u64,
+        print: u64,
+    },
     /// A callback is about to return, having processed up to and including `last`.
     Processed { consumer: u64, last: u64 },
     /// The file of checkpoints was seen to be another one than before.
