@@ -13,6 +13,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{env, io};
 
+use fastrand::Rng;
+
 use eventplane::{Ack, Batch, Bus, Retry, Start, Ticket};
 
 use super::load::{self, OUTSTANDING_MAX};
@@ -27,6 +29,9 @@ const PRODUCERS: u64 = 3;
 pub(crate) struct UnderTest {
     process: Child,
     listener: Option<JoinHandle<Vec<Message>>>,
+    /// Said by the listener, for whoever waits for the log to be open. Relaxed: nothing else is
+    /// read because of it.
+    opened: Arc<AtomicBool>,
     output: tempfile::NamedTempFile,
 }
 
@@ -43,14 +48,27 @@ impl UnderTest {
             .stderr(writes())
             .spawn()
             .unwrap();
+        let opened = Arc::new(AtomicBool::new(false));
+        let tells = Arc::clone(&opened);
         let listener = thread::spawn(move || {
             let mut heard = Vec::new();
             while let Some(message) = hear(&mut hears) {
                 heard.push(message);
+                tells.store(true, Ordering::Relaxed);
             }
             heard
         });
-        UnderTest { process, listener: Some(listener), output }
+        UnderTest { process, listener: Some(listener), opened, output }
+    }
+
+    /// A moment to strike at: mostly while it writes, at times while it opens the log.
+    pub(crate) fn wait_for_a_moment(&mut self, rng: &mut Rng) {
+        if rng.u8(0..5) > 0 {
+            let so = || self.opened.load(Ordering::Relaxed);
+            let ended = |process: &mut Child| process.try_wait().unwrap().is_some();
+            super::until("the log is open", || so() || ended(&mut self.process));
+        }
+        thread::sleep(Duration::from_micros(rng.u64(0..80_000)));
     }
 
     pub(crate) fn kill(&mut self) {

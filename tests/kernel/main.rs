@@ -6,6 +6,7 @@ mod child;
 mod full_disk;
 mod fuse;
 mod fuse_errors;
+mod hogs;
 mod judge;
 mod load;
 mod mount;

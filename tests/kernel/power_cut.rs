@@ -39,7 +39,7 @@ fn chain(
     for life in 0..lives {
         orders.life = life;
         let mut child = UnderTest::start(&orders);
-        thread::sleep(Duration::from_micros(rng.u64(5_000..150_000)));
+        child.wait_for_a_moment(&mut rng);
         disk.cut_power()
             .unwrap_or_else(|e| panic!("cannot cut the power: {e}"));
         // The log fails, so every producer is refused: nobody hangs, and nobody dies of a signal.

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use fastrand::Rng;
 
@@ -34,8 +33,7 @@ fn chain(seed: u64, lives: u64, plant: Option<Plant>) -> Result<Totals, String> 
     for life in 0..lives {
         orders.life = life;
         let mut child = UnderTest::start(&orders);
-        // From the very beginning of its life on; opening takes about 20 ms of it.
-        thread::sleep(Duration::from_micros(rng.u64(0..120_000)));
+        child.wait_for_a_moment(&mut rng);
         child.kill();
         let (_, heard, output) = child.ended();
         let says = |why: String| format!("seed {seed}, life {life}: {why}\n{output}");
