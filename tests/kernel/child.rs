@@ -13,9 +13,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{env, io};
 
-use fastrand::Rng;
-
 use eventplane::{Ack, Batch, Bus, Retry, Start, Ticket};
+use fastrand::Rng;
 
 use super::load::{self, OUTSTANDING_MAX};
 use super::seccomp;
@@ -23,7 +22,7 @@ use super::wire::{Message, Orders, Plant, Teller, hear};
 
 const ORDERS: &str = "EVENTPLANE_ORDERS";
 pub(crate) const CONSUMERS: [&str; 3] = ["fast", "slow", "picky"];
-const PRODUCERS: u64 = 3;
+pub(crate) const PRODUCERS: u64 = 3;
 
 /// A running process under test, with a thread that listens to it. Killed when dropped.
 pub(crate) struct UnderTest {

@@ -6,12 +6,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use eventplane::testing::{Fault, Faults, Op};
 use eventplane::{Ack, Batch, Bus, Error, ErrorKind, Lsn, Retention, Start};
 
 use super::judge::Judge;
 use super::mount::{FileSystem, Kind};
 use super::wire::{Message, Orders};
-use super::{LONG, load, proof};
+use super::{LONG, load, proof, until};
 
 const BYTES: u64 = 16 << 20;
 const ROW: &str = "full_disk";
@@ -207,4 +208,35 @@ fn a_disk_that_stays_full_is_found() {
     let found = run(case, Duration::from_millis(500)).expect_err("there is no room");
     assert!(found.contains("does not go on"), "{found}");
     println!("control: full_disk: {found}");
+}
+
+/// What every consumer had processed could not be deleted on a disk that was full to the last
+/// block: for that the checkpoint had to be stored, for which there was no block.
+#[test]
+fn there_is_room_for_the_checkpoint_that_lets_retention_make_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::new();
+    let bus = Bus::builder()
+        .slab_bytes(64 << 10)
+        .segment_bytes(128 << 10)
+        .ring_bytes(256 << 10)
+        .catchup_window_bytes(1 << 20)
+        .retention(Retention::consumed())
+        .checkpoint_interval(Duration::from_millis(5))
+        .faults(&faults)
+        .open(dir.path())
+        .unwrap();
+    let consumer = bus.subscribe("one").start_if_new(Start::Earliest);
+    let consumer = consumer.run(|_: &Batch<'_>| Ok(Ack::All)).unwrap();
+    consumer.pause();
+    let append = |key| bus.writer().append(0, key, &[7; 10_000]);
+    for key in 0..40 {
+        append(key).unwrap();
+    }
+    // From here on there is room for what has a file already, and for nothing else.
+    for op in [Op::Create, Op::Allocate] {
+        faults.inject(Fault::errno(op, libc::ENOSPC).forever());
+    }
+    consumer.resume();
+    until("retention made room", || bus.first_lsn() > Lsn::FIRST);
 }

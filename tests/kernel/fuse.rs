@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs;
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,8 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
+
+use super::mount::new_room;
 
 /// What can go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +73,7 @@ struct State {
 pub(crate) struct Fuse {
     state: Arc<Mutex<State>>,
     session: Option<BackgroundSession>,
-    point: tempfile::TempDir,
+    room: PathBuf,
 }
 
 /// The side of the kernel.
@@ -90,18 +93,18 @@ impl Fuse {
         let state = Arc::new(Mutex::new(State::default()));
         state.lock().next = ROOT;
         state.lock().add(ROOT, "", true, 0o755);
-        let point = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let mut fuse = Fuse { state, session: None, room: new_room()? };
         let flags = if bypass { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
-        let served = Served { state: Arc::clone(&state), flags };
+        let served = Served { state: Arc::clone(&fuse.state), flags };
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("eventplane-kernel".into())];
-        let session = fuser::spawn_mount(served, point.path(), &config);
-        let session = session.map_err(|e| format!("cannot mount a FUSE file system: {e}"))?;
-        Ok(Fuse { state, session: Some(session), point })
+        let session = fuser::spawn_mount(served, fuse.path(), &config);
+        fuse.session = Some(session.map_err(|e| format!("cannot mount by FUSE: {e}"))?);
+        Ok(fuse)
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        self.point.path()
+    pub(crate) fn path(&self) -> PathBuf {
+        self.room.join("mnt")
     }
 
     pub(crate) fn inject(&self, fault: Fault) {
@@ -137,6 +140,8 @@ impl Drop for Fuse {
         if let Some(session) = self.session.take() {
             let _ = session.umount_and_join();
         }
+        let _ = fs::remove_dir(self.path());
+        let _ = fs::remove_dir(&self.room);
     }
 }
 

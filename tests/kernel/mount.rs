@@ -54,15 +54,20 @@ fn rooms() -> PathBuf {
     if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
 }
 
+/// A directory of ours, with one in it to mount at.
+pub(crate) fn new_room() -> Result<PathBuf, String> {
+    remove_leftovers();
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let room = rooms().join(format!("{PREFIX}{}-{number}", std::process::id()));
+    fs::create_dir_all(room.join("mnt")).map_err(|e| format!("{}: {e}", room.display()))?;
+    Ok(room)
+}
+
 impl FileSystem {
     /// An error says what this machine lacks.
     pub(crate) fn new(kind: Kind, bytes: u64) -> Result<FileSystem, String> {
-        remove_leftovers();
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let room = rooms().join(format!("{PREFIX}{}-{number}", std::process::id()));
-        fs::create_dir_all(room.join("mnt")).map_err(|e| format!("{}: {e}", room.display()))?;
-        let mut made = FileSystem { kind, room, device: None, mounted: false };
+        let mut made = FileSystem { kind, room: new_room()?, device: None, mounted: false };
         let image = made.image();
         let file = File::create(&image).map_err(|e| format!("{image}: {e}"))?;
         file.set_len(bytes).map_err(|e| format!("{image}: {e}"))?;

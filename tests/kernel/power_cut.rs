@@ -4,12 +4,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use eventplane::ErrorKind;
 use fastrand::Rng;
 
-use super::child::UnderTest;
+use super::child::{PRODUCERS, UnderTest};
 use super::judge::{Judge, SIGHTINGS_AFTER_POWER_CUT, Totals};
 use super::mount::{FileSystem, Kind};
-use super::wire::{Orders, Plant};
+use super::wire::{Message, Orders, Plant};
 use super::{LONG, proof};
 
 /// Cuts of one log.
@@ -55,6 +56,7 @@ fn chain(
         if !status.success() {
             return Err(says(format!("it died: {status}")));
         }
+        all_refused(&heard).map_err(says)?;
         judge.hear(&heard).map_err(says)?;
         if rng.bool() || life + 1 == lives {
             judge.look(&orders).map_err(says)?;
@@ -64,6 +66,28 @@ fn chain(
         .resume_all(&orders)
         .map_err(|why| format!("seed {seed}: {why}"))?;
     Ok(judge.totals)
+}
+
+/// Every producer was told: by the log that it failed, or that no segment could be made.
+fn all_refused(heard: &[Message]) -> Result<(), String> {
+    let opened = heard
+        .iter()
+        .any(|message| matches!(message, Message::Opened { .. }));
+    let refused: Vec<u64> = heard
+        .iter()
+        .filter_map(|message| match message {
+            Message::Refused { kind, .. } => Some(*kind),
+            _ => None,
+        })
+        .collect();
+    let expected = if opened { PRODUCERS as usize } else { 0 };
+    let known = [ErrorKind::Poisoned as u64, ErrorKind::Io as u64];
+    if refused.len() == expected && refused.iter().all(|kind| known.contains(kind)) {
+        return Ok(());
+    }
+    Err(format!(
+        "{expected} producers were to be refused, and were so: {refused:?}"
+    ))
 }
 
 fn cuts(kind: Kind, row: &str) {
