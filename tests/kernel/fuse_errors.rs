@@ -298,7 +298,7 @@ fn what_cannot_be_mapped_is_read() {
         .segment_bytes(128 << 10)
         .ring_bytes(256 << 10);
     let bus = small
-        .catchup_window_bytes(1 << 20)
+        .catchup_window_bytes(1 << 30)
         .open(fuse.path().join("log"))
         .unwrap();
     let writer = bus.writer();
