@@ -303,6 +303,8 @@ fn answer_attr(reply: ReplyAttr, result: Result<FileAttr, Errno>) {
     }
 }
 
+/// Without `flush`, which a process that is killed would wait for while it closes its files: for
+/// itself, for it is the server as well.
 impl Filesystem for Served {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let state = self.state.lock();
@@ -450,10 +452,6 @@ impl Filesystem for Served {
             Ok(written) => reply.written(written as u32),
             Err(errno) => reply.error(errno),
         }
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {

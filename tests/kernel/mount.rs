@@ -171,11 +171,14 @@ fn remove_leftovers() {
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split('-').next());
         let Some(owner) = owner else { continue };
-        if Path::new("/proc").join(owner).exists() {
+        // What has ended and is not gone yet has no program any more.
+        let program = fs::read_link(Path::new("/proc").join(owner).join("exe"));
+        if !program.is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             continue;
         }
         let (mount, image) = (entry.path().join("mnt"), entry.path().join("image"));
-        let _ = run("umount", &["--lazy", &mount.display().to_string()]);
+        // By force: that also ends what waits for a FUSE server that is gone.
+        let _ = run("umount", &["--force", "--lazy", &mount.display().to_string()]);
         let devices = run("losetup", &["--associated", &image.display().to_string()]);
         for line in devices.unwrap_or_default().lines() {
             let device = line.split(':').next().unwrap_or_default();
