@@ -39,7 +39,8 @@ impl UnderTest {
         let (mut hears, says) = io::pipe().unwrap();
         let output = tempfile::NamedTempFile::new().unwrap();
         let writes = || Stdio::from(File::options().append(true).open(output.path()).unwrap());
-        let process = Command::new(env::current_exe().unwrap())
+        // This very program, also where another one has been built in its place.
+        let process = Command::new("/proc/self/exe")
             .args(["child::process_under_test", "--exact", "--nocapture", "--test-threads=1"])
             .env(ORDERS, serde_json::to_string(orders).unwrap())
             .stdin(Stdio::from(says))

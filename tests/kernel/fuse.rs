@@ -121,6 +121,10 @@ impl Fuse {
         self.state.lock().nodes.retain(|ino, _| *ino == ROOT);
     }
 
+    pub(crate) fn struck(&self) -> u64 {
+        self.state.lock().struck
+    }
+
     /// How often something went wrong since this was asked.
     pub(crate) fn take_struck(&self) -> u64 {
         std::mem::take(&mut self.state.lock().struck)

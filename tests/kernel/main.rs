@@ -5,6 +5,7 @@
 mod child;
 mod full_disk;
 mod fuse;
+mod fuse_checkpoints;
 mod fuse_errors;
 mod hogs;
 mod judge;
