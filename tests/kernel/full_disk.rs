@@ -7,7 +7,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use eventplane::testing::{Fault, Faults, Op};
-use eventplane::{Ack, Batch, Bus, Error, ErrorKind, Lsn, Retention, Start};
+use eventplane::{Ack, Batch, Bus, Error, ErrorKind, Lsn, Retention, Start, Writer};
 
 use super::judge::Judge;
 use super::mount::{FileSystem, Kind};
@@ -32,6 +32,8 @@ struct Case {
     io_uring: bool,
     /// Somebody else takes the last block as well; else what is free is only too little.
     to_the_last_block: bool,
+    /// The log is closed and opened again while the disk is full.
+    reopened: bool,
 }
 
 fn orders(disk: &FileSystem, case: Case) -> Orders {
@@ -70,16 +72,15 @@ fn occupy_all(path: &str) {
     }
 }
 
-struct Producer<'a> {
-    bus: &'a Bus,
+struct Producer {
+    writer: Writer,
     sequence: u64,
     told: Vec<Message>,
 }
 
-impl Producer<'_> {
+impl Producer {
     fn commit(&mut self) -> Result<(), Error> {
-        let writer = self.bus.writer();
-        let mut batch = writer.batch();
+        let mut batch = self.writer.batch();
         load::fill(&mut batch, (0, self.sequence), false)?;
         let lsns = batch.commit()?;
         let (first, last) = (lsns.start().get(), lsns.end().get());
@@ -134,19 +135,34 @@ fn run(case: Case, patience: Duration) -> Result<(), String> {
         _ => Retention::keep_all(),
     };
     let failed = |e: Error| format!("{e:?}");
-    let builder = load::builder(&orders).retention(retention);
-    let bus = builder.open(&orders.dir).map_err(failed)?;
-    let consumer = bus.subscribe("slow").start_if_new(Start::Earliest);
-    let consumer = consumer.run(|_: &Batch<'_>| Ok(Ack::All)).map_err(failed)?;
-    consumer.pause();
-    let mut producer = Producer { bus: &bus, sequence: 0, told: Vec::new() };
+    // A bus, and a consumer that does not consume yet.
+    let open = || {
+        let bus = load::builder(&orders).retention(retention).open(&orders.dir)?;
+        let consumer = bus.subscribe("slow").start_if_new(Start::Earliest);
+        let consumer = consumer.run(|_: &Batch<'_>| Ok(Ack::All))?;
+        consumer.pause();
+        Ok((bus, consumer))
+    };
+    let (mut bus, mut consumer) = open().map_err(failed)?;
+    let mut producer = Producer { writer: bus.writer(), sequence: 0, told: Vec::new() };
     producer.fill().and_then(|error| is_clear(&error))?;
     if case.to_the_last_block {
         occupy_all(&disk.log("more"));
         is_clear(&producer.commit().expect_err("there is no room"))?;
     }
-    let (full_at, again) = (bus.committed_lsn(), producer.commit());
-    is_clear(&again.expect_err("there is still no room"))?;
+    let full_at = bus.committed_lsn();
+    if case.reopened {
+        bus.close().map_err(failed)?;
+        (bus, consumer) = open().map_err(failed)?;
+        producer.writer = bus.writer();
+        // What is left of the last slab is used, to the end.
+        producer.fill().and_then(|error| is_clear(&error))?;
+    }
+    let (found, full_at) = (full_at, bus.committed_lsn());
+    if full_at < found {
+        return Err(format!("{full_at} of {found} after reopening"));
+    }
+    is_clear(&producer.commit().expect_err("there is still no room"))?;
     // All of it can be read while the disk is full, and nothing is half there.
     let read = bus.reader(Start::Earliest).map_err(failed)?;
     let read = read.take(full_at.get() as usize).filter_map(Result::ok).count();
@@ -175,9 +191,9 @@ fn run(case: Case, patience: Duration) -> Result<(), String> {
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for room in [Room::Retention, Room::User] {
-        for bits in 0..4 {
+        for bits in 0..8 {
             let (io_uring, to_the_last_block) = (bits & 1 == 0, bits & 2 != 0);
-            cases.push(Case { room, io_uring, to_the_last_block });
+            cases.push(Case { room, io_uring, to_the_last_block, reopened: bits & 4 != 0 });
         }
     }
     cases
@@ -204,7 +220,8 @@ fn a_disk_that_stays_full_is_found() {
     if FileSystem::new(Kind::Ext4, BYTES).is_err() {
         return;
     }
-    let case = Case { room: Room::Nobody, io_uring: true, to_the_last_block: false };
+    let case =
+        Case { room: Room::Nobody, io_uring: true, to_the_last_block: false, reopened: false };
     let found = run(case, Duration::from_millis(500)).expect_err("there is no room");
     assert!(found.contains("does not go on"), "{found}");
     println!("control: full_disk: {found}");

@@ -16,7 +16,7 @@ const ROWS: &[Row] = &[
     row("power_cut_xfs", 20, 500),
     row("fuse_errors", 312, 312),
     row("fuse_checkpoints", 16, 16),
-    row("full_disk", 8, 8),
+    row("full_disk", 16, 16),
     row("file_size_limit", 12, 12),
     row("truncated_mapping", 96, 96),
 ];
