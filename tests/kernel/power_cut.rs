@@ -23,7 +23,10 @@ fn chain(
     (seed, lives): (u64, u64),
     plant: Option<Plant>,
 ) -> Result<Totals, String> {
+    // Durably, or the power cut would bring it back.
     let _ = std::fs::remove_dir_all(disk.log("log"));
+    disk.unmount()?;
+    disk.mount()?;
     let mut rng = Rng::with_seed(seed);
     let mut judge = Judge::new(SIGHTINGS_AFTER_POWER_CUT);
     let mut orders = Orders {
