@@ -133,6 +133,12 @@ impl Builder {
     /// [`Bus::recovery`]; anything else that is not as it should be is an error, and nothing is
     /// changed on disk.
     ///
+    /// # File size limit
+    /// Where the process may not write files of `segment_bytes` (RLIMIT_FSIZE, `ulimit -f`), the
+    /// error is [`ErrorKind::Io`] and says so, before anything is written. Lowering the limit below
+    /// that while the log is open gets the process killed by SIGXFSZ, unless it ignores that
+    /// signal: then the log is poisoned.
+    ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`], also for sizes other than the log's; [`ErrorKind::NotALog`];
     /// [`ErrorKind::Locked`]; [`ErrorKind::Unsupported`]; [`ErrorKind::Corrupt`],

@@ -1,13 +1,14 @@
 //! Checkpoints: the last record each named consumer has processed, in one file.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, CheckpointEntry, FormatError, LogId};
 use crate::limits;
@@ -87,7 +88,12 @@ impl Checkpoints {
     /// another bus may have opened.
     pub(crate) fn release_files(&self) {
         let _unchanging = self.stored.lock();
-        self.released.store(true, Ordering::Relaxed);
+        if !self.released.swap(true, Ordering::Relaxed)
+            && let Some(file) = &self.file
+        {
+            // The room kept for a next one.
+            let _ = file.disk.remove(&file.dir.join(TEMPORARY_NAME));
+        }
     }
 
     /// The stored checkpoint; an error if it is one of another log, or lies beyond the end.
@@ -135,8 +141,9 @@ impl Checkpoints {
         Ok(had)
     }
 
-    /// Written to a temporary file, synced, renamed, the directory synced. What is in memory
-    /// changes only when that worked: a barrier never runs ahead of the disk.
+    /// Written to a temporary file, for which there is room already, synced, renamed, the directory
+    /// synced. What is in memory changes only when that worked: a barrier never runs ahead of the
+    /// disk.
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Lsn>) -> bool) -> Result<()> {
         let mut stored = self.stored.lock();
         let mut next = stored.clone();
@@ -161,7 +168,7 @@ fn read(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Option<format::Checkp
     let mode = OpenMode { write: false, create: false, direct: false };
     let file = match disk.open(&path, mode) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed(e)),
     };
     let damaged = |what: &str| Error::new(ErrorKind::Corrupt, what).at_path(&path);
@@ -201,17 +208,29 @@ impl File {
             generation: self.generation,
             entries: values.iter().map(entry).collect(),
         };
-        let mode = OpenMode { write: true, create: true, direct: false };
-        let file = match self.disk.open(&temporary, mode) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                self.disk.remove(&temporary).map_err(failed)?;
-                self.disk.open(&temporary, mode).map_err(failed)?
-            }
-            opened => opened.map_err(failed)?,
-        };
-        file.write_at(&content.encode(), 0).map_err(failed)?;
+        let bytes = content.encode();
+        let file = self.temporary(bytes.len() as u64).map_err(failed)?;
+        file.write_at(&bytes, 0).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         self.disk.rename(&temporary, &path).map_err(failed)?;
-        self.disk.sync_dir(&self.dir).map_err(failed)
+        self.disk.sync_dir(&self.dir).map_err(failed)?;
+        // Room for the next one, taken while there is some: on a full disk it is retention behind
+        // the checkpoints that makes room, and no checkpoint must wait for that.
+        let _ = self.temporary(bytes.len() as u64).and_then(|file| file.write_at(&bytes, 0));
+        Ok(())
+    }
+
+    /// A file under the temporary name to write `len` bytes to: the one for which there is room
+    /// already, if it is as long as that, for it is never shortened; else a new one.
+    fn temporary(&self, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.dir.join(TEMPORARY_NAME);
+        let mode = OpenMode { write: true, create: false, direct: false };
+        match self.disk.open(&path, mode) {
+            Ok(file) if file.len()? == len => return Ok(file),
+            Ok(_) => self.disk.remove(&path)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        self.disk.open(&path, OpenMode { create: true, ..mode })
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs::{File, Permissions};
 use std::io;
+use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,16 @@ impl RealFile {
     /// `direct` says whether `file` was opened with O_DIRECT.
     pub(super) fn new(file: File, direct: bool) -> RealFile {
         RealFile { file, direct, dsync_refused: AtomicBool::new(false) }
+    }
+
+    /// Whether this is a file on FUSE, where `io_uring` does not continue a short write where it
+    /// ended.
+    pub(super) fn loses_its_place(&self) -> bool {
+        // SAFETY: a `statfs` is numbers, for which zeros are values.
+        let mut found: libc::statfs = unsafe { mem::zeroed() };
+        // SAFETY: the kernel fills `found` and nothing else; `self.file` keeps the descriptor open.
+        let known = unsafe { libc::fstatfs(self.file.as_raw_fd(), &mut found) } == 0;
+        known && found.f_type == libc::FUSE_SUPER_MAGIC
     }
 
     /// Misaligned direct I/O is a bug of the caller, which some file systems would forgive and
@@ -74,6 +85,10 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.check_alignment(bytes, offset)?;
+        if !self.direct {
+            // Direct ones go to where `allocate` has been.
+            check_size_limit(offset + bytes.len() as u64)?;
+        }
         write_all(bytes, offset, |rest, at| self.file.write_at(rest, at))
     }
 
@@ -106,6 +121,7 @@ impl DiskFile for RealFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         let end = file_offset(len)?;
+        check_size_limit(len)?;
         let allocated = retry(|| {
             // SAFETY: fallocate takes no memory; `self.file` keeps the descriptor open.
             match unsafe { libc::fallocate(self.file.as_raw_fd(), 0, 0, end) } {
@@ -140,7 +156,11 @@ impl DiskFile for RealFile {
         // SAFETY: nobody changes or truncates the file while it is mapped. The log upholds that:
         // it maps sealed segments only, which are read-only and never written again, in a
         // directory whose lock it holds.
-        unsafe { memmap2::Mmap::map(&self.file) }.map(Some)
+        match unsafe { memmap2::Mmap::map(&self.file) } {
+            // Some file systems have no shared mappings.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            mapped => mapped.map(Some),
+        }
     }
 
     fn is_direct(&self) -> bool {
@@ -150,6 +170,23 @@ impl DiskFile for RealFile {
     fn raw_fd(&self) -> Option<RawFd> {
         Some(self.file.as_raw_fd())
     }
+}
+
+/// An error if this process may not write files of `len` bytes. The kernel would say so as well, by
+/// SIGXFSZ, which kills a process that does not ignore it; a library has no business doing that.
+pub(super) fn check_size_limit(len: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the kernel fills `limit`, and nothing else.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) } == 0;
+    if known && len > limit.rlim_cur {
+        let what = format!(
+            "a file of {len} bytes is beyond the limit of this process, {} bytes \
+             (RLIMIT_FSIZE, `ulimit -f`)",
+            limit.rlim_cur
+        );
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(())
 }
 
 /// Whether O_DIRECT accepts these bytes at this offset.

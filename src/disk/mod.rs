@@ -70,7 +70,8 @@ const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Backend {
-    /// io_uring, or pwrite where the kernel or a container refuses io_uring.
+    /// io_uring, or pwrite where the kernel or a container refuses io_uring, and on FUSE, where
+    /// io_uring does not continue short writes in the right place.
     #[default]
     Auto,
     /// io_uring; opening fails where it is refused.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::file::RealFile;
+use super::file::{RealFile, check_size_limit};
 use super::psync::PsyncQueue;
 use super::uring::{self, UringQueue};
 use super::{
@@ -25,6 +25,9 @@ use super::{
 /// - io_uring (seccomp in containers, `kernel.io_uring_disabled`, old kernels; also for want of
 ///   RLIMIT_MEMLOCK, on which a ring draws unless root owns it): with [`Backend::Auto`], queues
 ///   write by pwrite.
+/// - io_uring on a FUSE file system: not refused, but not to be trusted. Where the server bypasses
+///   the page cache and ends a write early, the kernel writes the rest at the offset of its
+///   beginning and reports all of it as written (Linux 6.18). [`Backend::IoUring`] insists.
 /// - O_DIRECT (tmpfs and others): files are opened through the page cache.
 ///
 /// Either is noticed once, said once in tracing, and told by [`Disk::mode`].
@@ -123,6 +126,14 @@ impl Disk for RealDisk {
         } else {
             RealFile::new(options(mode).open(path)?, false)
         };
+        if mode.write {
+            check_size_limit(file.len()?)?;
+        }
+        if mode.write && file.loses_its_place() && self.backend == Backend::Auto {
+            self.without_io_uring(io::Error::other(
+                "on FUSE the kernel puts the rest of a short write in the wrong place",
+            ))?;
+        }
         Ok(Arc::new(file))
     }
 
