@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
+use crate::watch;
+
 /// Exit status of a run that found a broken promise. Also of a child that found one.
 pub(crate) const STATUS: i32 = 3;
 /// Of one that could not run.
@@ -40,6 +42,7 @@ fn tell_repeat() {
 pub(crate) fn promise(what: impl std::fmt::Display) -> ! {
     eprintln!("BROKEN: {what}");
     tell_repeat();
+    eprintln!("its threads, with ticks in user and system mode:\n{}", watch::threads());
     process::exit(STATUS);
 }
 

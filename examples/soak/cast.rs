@@ -99,7 +99,7 @@ pub(crate) const CAST: &[Role] = &[
     Role { leaves: true, exact: true, ..role("visitor", Want::OneIn(2)) },
     Role { gives_up: true, dead_letters: true, ..role("picky", Want::KindsBelow(5)) },
     Role {
-        temper: Temper { fails: 2_500, ..NONE },
+        temper: Temper { fails: 400, ..NONE },
         gives_up: true,
         ..role("parking", Want::OneIn(7))
     },

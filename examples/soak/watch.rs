@@ -42,3 +42,18 @@ pub(crate) fn settled(before: Held) -> Held {
         thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// What each thread is at: name, state, ticks spent in user and system mode, where it waits.
+pub(crate) fn threads() -> String {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lines = tasks.map(|task| {
+        let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let stat = read("stat");
+        let behind_name = stat.rsplit(')').next().unwrap_or("").to_owned();
+        let fields: Vec<&str> = behind_name.split_whitespace().collect();
+        let field = |i: usize| fields.get(i).copied().unwrap_or("?");
+        let (state, user, system) = (field(0), field(11), field(12));
+        format!("{:<16} {state} {user:>5} {system:>5} {}", read("comm").trim(), read("wchan"))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
