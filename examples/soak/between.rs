@@ -139,7 +139,7 @@ fn check_checkpoint(
     let stored = info.checkpoints.iter().find(|checkpoint| checkpoint.name == role.name);
     let Some(stored) = stored else {
         // Who is forgotten and does not come again has none.
-        if role.leaves && !role.exact {
+        if role.is_guest() {
             return;
         }
         broken::promise(format!("{} has no checkpoint", role.name));
@@ -150,7 +150,7 @@ fn check_checkpoint(
         broken::promise(format!("the checkpoint of {}, {stored}, lies beyond the end", role.name));
     }
     // Somebody who seeks may be anywhere, and somebody new begins anywhere.
-    if role.seeks || role.leaves && !role.exact {
+    if role.seeks || role.is_guest() {
         board.set_next(place, stored + 1);
         return;
     }

@@ -28,6 +28,8 @@ pub(crate) enum Slot {
     DroppedBatches,
     RefusedSizes,
     StorageFull,
+    /// Lives whose log was poisoned.
+    Poisoned,
     /// Deliveries by tier, in the order of `Tier::ALL`: three.
     Delivered,
     ReadByReaders = Slot::Delivered as usize + 3,

@@ -66,6 +66,13 @@ pub(crate) struct Role {
     pub(crate) leaves: bool,
 }
 
+impl Role {
+    /// Forgotten when it leaves: it comes back as somebody new.
+    pub(crate) const fn is_guest(&self) -> bool {
+        self.leaves && !self.exact
+    }
+}
+
 const fn role(name: &'static str, want: Want) -> Role {
     let temper = Temper { fails: 0, panics: 0, later: 0, in_part: 0, slow: 0, hangs: 0, leases: 0 };
     Role {

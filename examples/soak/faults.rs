@@ -46,7 +46,12 @@ struct Pending {
     op: Op,
     /// It has struck when this many calls were made.
     struck_at: u64,
+    /// How often it is still waited for.
+    patience: u32,
 }
+
+/// Then another fault has its turn.
+const PATIENCE: u32 = 8;
 
 impl Injector {
     pub(crate) fn new() -> Injector {
@@ -55,12 +60,14 @@ impl Injector {
 
     /// Counts the fault if it has struck, and plans the next. Without `fatal`, none that poisons.
     pub(crate) fn step(&mut self, board: &Board, rng: &mut Rng, fatal: bool) {
-        if let Some(pending) = &self.pending {
-            if self.faults.calls(pending.op) < pending.struck_at {
+        if let Some(pending) = &mut self.pending {
+            let has_struck = self.faults.calls(pending.op) >= pending.struck_at;
+            if !has_struck && pending.patience > 0 {
+                pending.patience -= 1;
                 return;
             }
-            board.add_nth(Slot::Faults, pending.kind, 1);
         }
+        self.end(board);
         let kind = rng.usize(..if fatal { KINDS.len() } else { FATAL_FROM });
         let (_, ops, effect) = KINDS[kind];
         let op = ops[rng.usize(..ops.len())];
@@ -74,7 +81,7 @@ impl Injector {
         self.faults.inject(fault.nth(nth));
         // Looked at afterwards: by then it has struck for certain.
         let struck_at = self.faults.calls(op) + nth;
-        self.pending = Some(Pending { kind, op, struck_at });
+        self.pending = Some(Pending { kind, op, struck_at, patience: PATIENCE });
     }
 
     /// No more of them.

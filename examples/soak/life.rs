@@ -119,7 +119,9 @@ impl Life<'_> {
             }
             // A fault may keep its first checkpoint from being stored.
             while let Err(error) = member.subscribe(world, bus) {
-                self.injector.as_mut().map(|injector| injector.end(&world.board));
+                if let Some(injector) = &mut self.injector {
+                    injector.end(&world.board);
+                }
                 if !tolerable(world, &error) {
                     broken::promise(format!("subscribing: {error}"));
                 }
@@ -153,7 +155,7 @@ impl Life<'_> {
         let world = self.world;
         self.check_memory();
         if let Some(injector) = &mut self.injector {
-            let fatal = self.rng.u32(..30) == 0;
+            let fatal = self.rng.u32(..10) == 0;
             injector.step(&world.board, &mut self.rng, fatal);
         }
         let place = self.rng.usize(..self.members.len());
@@ -194,7 +196,8 @@ impl Life<'_> {
         let Some(subscription) = &self.members[place].subscription else { return };
         if let Some(error) = subscription.status().parked {
             let gave_up = error.kind() == ErrorKind::Parked && role.gives_up;
-            if !gave_up && !(world.is(&world.faulty) && !error.is_damage()) {
+            let disk_failed = world.is(&world.faulty) && !error.is_damage();
+            if !gave_up && !disk_failed {
                 broken::promise(format!("{} is parked: {error}", role.name));
             }
             subscription.resume();
@@ -268,6 +271,7 @@ impl Life<'_> {
             },
         }
         left.clean = !poisoned;
+        world.board.add(Slot::Poisoned, u64::from(poisoned));
         for member in &mut self.members {
             member.subscription = None;
             member.witness.lock().let_go(world);

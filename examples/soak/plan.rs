@@ -121,7 +121,7 @@ impl Plan {
         let geometry = geometry(seed, log_of(life));
         let (retention, may_lose) = retention(rng, geometry.segment_bytes);
         let interval = millis(rng, 1, 30);
-        let deferred = Durability::Deferred { interval, bytes: 4 * KIB << rng.u32(0..8) };
+        let deferred = Durability::Deferred { interval, bytes: (4 * KIB) << rng.u32(0..8) };
         Plan {
             life,
             end: end_of(seed, life),
@@ -140,7 +140,7 @@ impl Plan {
             direct_io: rng.u32(0..3) > 0,
             read_mode: if rng.bool() { ReadMode::Map } else { ReadMode::Pread },
             catchup_window_bytes: geometry.ring_bytes * [2, 2, 4, 8][rng.usize(..4)],
-            readahead_bytes: 64 * KIB << rng.u32(0..3),
+            readahead_bytes: (64 * KIB) << rng.u32(0..3),
             tick: millis(rng, 1, 10),
             dwell: millis(rng, 1, 60),
             watermark_idle: millis(rng, 1, 50),

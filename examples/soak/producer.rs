@@ -61,7 +61,8 @@ impl<'a> Producer<'a> {
             broken::promise(format!("appending failed without a fault: {error}"));
         }
         match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::Busy => {
+            // There is no segment to write to at the moment.
+            ErrorKind::StorageFull | ErrorKind::Io | ErrorKind::Busy => {
                 world.board.add(Slot::StorageFull, 1);
                 true
             }

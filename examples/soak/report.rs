@@ -62,7 +62,7 @@ pub(crate) fn table(board: &Board, lives: &BTreeMap<End, u64>, elapsed: Duration
     let ends = list(End::ALL.iter().map(|end| end.name()), |i| {
         lives.get(&End::ALL[i]).copied().unwrap_or(0)
     });
-    line("lives, by their end", ends);
+    line("lives, by their end", format_args!("{ends}; {} poisoned", get(Slot::Poisoned)));
     line(
         "records committed",
         format_args!("{} in {} commits", get(Slot::Records), get(Slot::Commits)),
@@ -80,7 +80,7 @@ pub(crate) fn table(board: &Board, lives: &BTreeMap<End, u64>, elapsed: Duration
     line(
         "appends refused",
         format_args!(
-            "{} for room, {} for size; {} batches dropped",
+            "{} for want of a segment, {} for size; {} batches dropped",
             get(Slot::StorageFull),
             get(Slot::RefusedSizes),
             get(Slot::DroppedBatches)

@@ -43,7 +43,7 @@ impl Member {
         let (role, is_guest) = {
             let mut witness = self.witness.lock();
             witness.subscribed();
-            (witness.role, witness.role.leaves && !witness.role.exact)
+            (witness.role, witness.role.is_guest())
         };
         let subscription = if role.exact {
             self.subscribe_exactly(world, bus)?

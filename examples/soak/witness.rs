@@ -210,7 +210,10 @@ impl Witness {
         if to < from || !self.take_up(world, from) {
             self.fail(world, format!("told that {from} to {to} are lost"));
         }
-        world.lost(to, self.role.seeks, self.role.name);
+        // Retention waits for a stored checkpoint: not for one who goes back, and not for one who
+        // is new, before its first is stored.
+        let has_no_barrier = self.role.seeks || self.role.is_guest();
+        world.lost(to, has_no_barrier, self.role.name);
         world.board.add(Slot::Losses, 1);
         world.board.add(Slot::LostRecords, to - from + 1);
     }
