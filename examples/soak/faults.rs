@@ -58,7 +58,8 @@ impl Injector {
         Injector { faults: Faults::new(), pending: None }
     }
 
-    /// Counts the fault if it has struck, and plans the next. Without `fatal`, none that poisons.
+    /// Counts the fault if it has struck, and plans the next: one that poisons the log if it strikes a
+    /// block, or one that must not.
     pub(crate) fn step(&mut self, board: &Board, rng: &mut Rng, fatal: bool) {
         if let Some(pending) = &mut self.pending {
             let has_struck = self.faults.calls(pending.op) >= pending.struck_at;
@@ -68,7 +69,7 @@ impl Injector {
             }
         }
         self.end(board);
-        let kind = rng.usize(..if fatal { KINDS.len() } else { FATAL_FROM });
+        let kind = if fatal { rng.usize(FATAL_FROM..KINDS.len()) } else { rng.usize(..FATAL_FROM) };
         let (_, ops, effect) = KINDS[kind];
         let op = ops[rng.usize(..ops.len())];
         let within = [3, 10, 40][rng.usize(..3)];

@@ -43,6 +43,7 @@ pub(crate) struct Life<'a> {
     injector: Option<Injector>,
     members: Vec<Member>,
     memory_before: u64,
+    begun: Instant,
 }
 
 /// Lives it, until it ends; a life that is to be killed, until it is killed.
@@ -50,7 +51,8 @@ pub(crate) fn live(world: &Arc<World>, dir: &Path, memory_before: u64) -> Left {
     let rng = plan::rng(world.content.seed, world.plan.life, 4);
     let injector = (world.plan.end == End::Faulty).then(Injector::new);
     let members = (0..world.cast.len()).map(|place| Member::new(world, place)).collect();
-    let mut life = Life { world, rng, injector, members, memory_before };
+    let begun = Instant::now();
+    let mut life = Life { world, rng, injector, members, memory_before, begun };
     let bus = life.open(dir);
     life.check_opened(&bus);
     life.assemble(&bus);
@@ -70,7 +72,8 @@ impl Life<'_> {
         };
         world.raise(&world.faulty);
         for _ in 0..self.rng.u32(..3) {
-            injector.step(&world.board, &mut self.rng, true);
+            let fatal = self.rng.bool();
+            injector.step(&world.board, &mut self.rng, fatal);
             let outcome = world.plan.builder().faults(&injector.faults).open(dir);
             injector.end(&world.board);
             match outcome {
@@ -155,7 +158,7 @@ impl Life<'_> {
         let world = self.world;
         self.check_memory();
         if let Some(injector) = &mut self.injector {
-            let fatal = self.rng.u32(..10) == 0;
+            let fatal = self.begun.elapsed() > world.plan.lasts / 2;
             injector.step(&world.board, &mut self.rng, fatal);
         }
         let place = self.rng.usize(..self.members.len());
@@ -283,6 +286,7 @@ impl Life<'_> {
     /// as far as it is published.
     fn settle(&mut self, bus: &Bus) {
         let world = self.world;
+        world.raise(&world.calm);
         let last = bus.committed_lsn();
         let deadline = Instant::now() + SETTLES_WITHIN;
         for place in 0..self.members.len() {

@@ -48,7 +48,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Parser)]
 pub(crate) struct Args {
     /// At least this long. The environment may ask for more: `PROOF_SOAK_LIVES`,
-    /// `PROOF_SOAK_RECORDS`.
+    /// `PROOF_SOAK_RECORDS`, `PROOF_SOAK_FAULTS`.
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
     /// Decides plans, sizes, options, tempers and faults. Threads and time have their part too: a

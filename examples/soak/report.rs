@@ -45,6 +45,11 @@ fn delivered(board: &Board) -> [u64; 3] {
     [0, 1, 2].map(|tier| board.get_nth(Slot::Delivered, tier))
 }
 
+/// Faults that struck.
+pub(crate) fn faults(board: &Board) -> u64 {
+    (0..faults::names().count()).map(|kind| board.get_nth(Slot::Faults, kind)).sum()
+}
+
 fn line(what: &str, text: impl std::fmt::Display) {
     println!("  {what:<24} {text}");
 }

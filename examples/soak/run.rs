@@ -59,13 +59,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
     let seed = args.seed.unwrap_or_else(|| now() % 1_000_000_000);
     let (lives_min, records_min) = (required("SOAK_LIVES")?, required("SOAK_RECORDS")?);
+    let faults_min = required("SOAK_FAULTS")?;
     let mut run = Run::new(args, seed)?;
     println!("soak: seed {seed}, in {}", run.home.display());
     let mut progress = Progress::new();
     let least = Duration::from_secs_f64(args.minutes * 60.0);
     loop {
         let lives = run.ledger.life;
-        let enough = lives >= lives_min && run.board.get(Slot::Records) >= records_min;
+        let enough = lives >= lives_min
+            && run.board.get(Slot::Records) >= records_min
+            && report::faults(&run.board) >= faults_min;
         let planted = run.plant.is_some() && lives < LIVES_WITH_PLANT;
         let is_last = progress.elapsed() >= least && enough && !planted;
         run.life(is_last)?;
@@ -78,6 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     println!("all of the promise holds; threads made this run what it was, the seed was {seed}");
     println!("proof soak_records {}", run.board.get(Slot::Records));
     println!("proof soak_lives {}", run.ledger.life);
+    println!("proof soak_faults {}", report::faults(&run.board));
     if run.is_temporary {
         fs::remove_dir_all(&run.home)?;
     }

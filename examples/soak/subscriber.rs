@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::board::Slot;
 use crate::broken;
-use crate::cast::is_pill;
+use crate::cast::{Temper, is_pill};
 use crate::plan;
 use crate::witness::Witness;
 use crate::world::World;
@@ -135,7 +135,7 @@ fn deliver(
         witness.check(world, batch);
         witness.role
     };
-    let temper = role.temper;
+    let temper = if world.is(&world.calm) { Temper::default() } else { role.temper };
     if rng.u32(..PER) < temper.slow {
         thread::sleep(Duration::from_micros(rng.u64(100..3_000)));
     }

@@ -212,10 +212,13 @@ impl Witness {
         }
         // Retention waits for a stored checkpoint: not for one who goes back, and not for one who
         // is new, before its first is stored.
-        let has_no_barrier = self.role.seeks || self.role.is_guest();
+        // And who keeps an LSN of its own is behind its checkpoint by records that it did not want:
+        // those it does not miss.
+        let missed = (from..=to).filter(|lsn| self.wants(&world.content, *lsn)).count();
+        let has_no_barrier = self.role.seeks || self.role.is_guest() || missed == 0;
         world.lost(to, has_no_barrier, self.role.name);
         world.board.add(Slot::Losses, 1);
-        world.board.add(Slot::LostRecords, to - from + 1);
+        world.board.add(Slot::LostRecords, missed as u64);
     }
 
     /// Gives back what it leased, which must not have changed.

@@ -29,6 +29,8 @@ pub(crate) struct World {
     pub(crate) faulty: AtomicBool,
     pub(crate) poisoned: AtomicBool,
     pub(crate) stop: AtomicBool,
+    /// Everybody is to get to the end: no more tempers.
+    pub(crate) calm: AtomicBool,
     /// The last record that anybody was told is lost.
     lost_through: AtomicU64,
     /// A callback hangs here until it is released.
@@ -68,6 +70,7 @@ impl World {
             faulty: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            calm: AtomicBool::new(false),
             lost_through: AtomicU64::new(0),
             gate: Gate::default(),
         }

@@ -11,6 +11,7 @@ pub const STAGES: &[Stage] = &[Stage {
     rows: &[
         row("soak_controls", 11, 11),
         row("soak_lives", 20, 200),
-        row("soak_records", 200_000, 2_000_000),
+        row("soak_records", 150_000, 1_500_000),
+        row("soak_faults", 20, 200),
     ],
 }];
