@@ -74,8 +74,8 @@ impl Board {
 
     fn at(&self, slot: usize) -> &AtomicU64 {
         assert!(slot < SLOTS);
-        // SAFETY: the mapping has SLOTS words, is aligned to a page, lives as long as `self`, and is
-        // only ever accessed through these atomics, here and in the other process; nobody
+        // SAFETY: the mapping has SLOTS words, is aligned to a page, lives as long as `self`, and
+        // is only ever accessed through these atomics, here and in the other process; nobody
         // truncates the file, which lies in a directory of the run's own.
         unsafe { &*self.map.as_mut_ptr().cast::<AtomicU64>().add(slot) }
     }

@@ -11,7 +11,7 @@
 //! | `plan`, `cast` | what a life is like, and who subscribes |
 //! | `life`, `world`, `board` | a life, what its parts share, and what outlives a kill |
 //! | `producer`, `subscriber`, `reader`, `faults` | who writes, who reads, what fails |
-//! | `witness`, `between`, `metered`, `watch` | the checks: batch by batch, between lives, outside |
+//! | `witness`, `between`, `metered`, `watch` | the checks: by batch, between lives, from outside |
 //! | `plant`, `controls` | mistakes that the checks must find |
 //! | `report`, `broken` | what it says, and how it fails |
 

@@ -191,7 +191,8 @@ impl Plan {
         let Geometry { slab_bytes, segment_bytes, ring_bytes } = self.geometry;
         let deferred = matches!(self.durability, Durability::Deferred { .. });
         format!(
-            "life {}, to be {}: slab {} KiB, segment {} KiB, ring {} KiB, {:?}{}, {}, {:?}, {} producers",
+            "life {}, to be {}: slab {} KiB, segment {} KiB, ring {} KiB, {:?}{}, {}, {:?}, \
+             {} producers",
             self.life,
             self.end.name(),
             slab_bytes / KIB,
