@@ -58,8 +58,8 @@ impl Injector {
         Injector { faults: Faults::new(), pending: None }
     }
 
-    /// Counts the fault if it has struck, and plans the next: one that poisons the log if it strikes
-    /// a block, or one that must not.
+    /// Counts the fault if it has struck, and plans the next: one that may poison
+    /// the log, or one that must not.
     pub(crate) fn step(&mut self, board: &Board, rng: &mut Rng, fatal: bool) {
         if let Some(pending) = &mut self.pending {
             let has_struck = self.faults.calls(pending.op) >= pending.struck_at;
