@@ -36,6 +36,9 @@ pub(super) struct UringQueue {
     finished: Vec<Completion>,
     /// Addresses of the registered memory; empty if there is none.
     registered: Range<usize>,
+    /// The kernel says for good that there is something to fetch.
+    #[cfg(test)]
+    flag_sticks: bool,
     /// Only held, as every queue does; the ring holds the same lock in the kernel.
     _lock: Arc<dyn DiskLock>,
 }
@@ -90,6 +93,8 @@ impl UringQueue {
             slots: Default::default(),
             finished: Vec::with_capacity(QUEUE_DEPTH),
             registered: 0..0,
+            #[cfg(test)]
+            flag_sticks: false,
             _lock: lock,
         })
     }
@@ -134,11 +139,20 @@ impl UringQueue {
         }
     }
 
-    /// Whether only a system call gets the queue any further: entries were not yet handed over,
-    /// or the kernel holds completions back until this thread comes for them.
-    fn must_enter(&mut self) -> bool {
-        let entries = self.ring.submission();
-        !entries.is_empty() || entries.taskrun()
+    /// Entries were not yet handed over to the kernel.
+    fn must_submit(&mut self) -> bool {
+        !self.ring.submission().is_empty()
+    }
+
+    /// The kernel says that it holds completions back until this thread comes for them. It may say
+    /// so for good when there are none: it sets the flag behind what it announces, which this
+    /// thread may have fetched in between, and clears it only when there is something to fetch.
+    fn is_asked_to_come(&mut self) -> bool {
+        #[cfg(test)]
+        if self.flag_sticks {
+            return true;
+        }
+        self.ring.submission().taskrun()
     }
 
     /// The next completion: the index of its slot, and the result.
@@ -242,13 +256,17 @@ impl WriteQueue for UringQueue {
     fn complete(&mut self, wait: bool, done: &mut Vec<Completion>) -> io::Result<()> {
         let before = done.len();
         done.append(&mut self.finished);
+        let mut came = false;
         loop {
             self.reap(done);
             let must_wait = wait && done.len() == before && self.in_kernel() > 0;
-            if !must_wait && !self.must_enter() {
+            // Once: whatever was held back is fetched by then.
+            let must_come = !came && self.is_asked_to_come();
+            if !must_wait && !must_come && !self.must_submit() {
                 return Ok(());
             }
             self.enter(usize::from(must_wait))?;
+            came = true;
         }
     }
 

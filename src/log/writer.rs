@@ -72,7 +72,9 @@ impl Writer {
     ///
     /// # Errors
     /// [`ErrorKind::RecordTooLarge`], [`ErrorKind::Busy`], [`ErrorKind::StorageFull`],
-    /// [`ErrorKind::Poisoned`], [`ErrorKind::Closed`].
+    /// [`ErrorKind::Poisoned`], [`ErrorKind::Closed`]; [`ErrorKind::Io`] while no segment can be
+    /// prepared for another reason than a full disk: as there, nothing was used, and it is tried
+    /// again.
     ///
     /// # Panics
     /// If this thread holds a batch of the same log: that would deadlock.

@@ -2,6 +2,7 @@
 //! compares what was really executed with what is required, so that nothing shrinks unseen.
 
 mod run;
+mod soak;
 mod stages;
 
 use std::process::ExitCode;
@@ -28,10 +29,18 @@ enum Task {
         /// Names of stages.
         stages: Vec<String>,
     },
+    /// The long run: everything at once, and the whole promise checked.
+    Soak(soak::Soak),
 }
 
 fn main() -> ExitCode {
-    let Task::Prove { long, list, stages } = Args::parse().task;
+    match Args::parse().task {
+        Task::Prove { long, list, stages } => prove(long, list, &stages),
+        Task::Soak(soak) => soak::run(&soak),
+    }
+}
+
+fn prove(long: bool, list: bool, stages: &[String]) -> ExitCode {
     let unknown = stages.iter().find(|name| stages::all().all(|s| s.name != **name));
     if let Some(name) = unknown {
         eprintln!("there is no stage {name:?}: see --list");

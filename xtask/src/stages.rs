@@ -4,6 +4,7 @@ mod bytes;
 mod kernel;
 mod races;
 mod simulation;
+mod soak;
 
 /// Something that is run as one command, and proves one or more rows.
 pub struct Stage {
@@ -33,5 +34,7 @@ const fn row(name: &'static str, required: u64, long: u64) -> Row {
 
 /// All of them, in the order in which they run.
 pub fn all() -> impl Iterator<Item = &'static Stage> {
-    [simulation::STAGES, races::STAGES, kernel::STAGES, bytes::STAGES].into_iter().flatten()
+    [simulation::STAGES, races::STAGES, kernel::STAGES, bytes::STAGES, soak::STAGES]
+        .into_iter()
+        .flatten()
 }

@@ -288,3 +288,29 @@ fn the_ring_holds_the_lock_and_its_drop_lets_go() {
         drop(queue);
     }
 }
+
+/// The committer spun for ever, and nobody could append any more: the kernel's flag that says that
+/// completions are held back stayed set when there were none.
+#[test]
+fn a_flag_that_sticks_is_believed_once() {
+    let (returned, is_back) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let Some(mut queue) = queue() else {
+            returned.send(1).unwrap();
+            return;
+        };
+        queue.flag_sticks = true;
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(Backend::Psync, false).unwrap();
+        let mode = OpenMode { write: true, create: true, direct: false };
+        let file = disk.open(&dir.path().join("file"), mode).unwrap();
+        let data = Box::new(tracked(4096).0);
+        queue.submit(Write { file, offset: 0, data, token: 7 }).unwrap();
+        let mut done = Vec::new();
+        queue.complete(true, &mut done).unwrap();
+        queue.complete(false, &mut done).unwrap();
+        returned.send(done.len()).unwrap();
+    });
+    let done = is_back.recv_timeout(Duration::from_secs(10));
+    assert_eq!(done, Ok(1), "it does not come back");
+}
