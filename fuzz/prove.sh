@@ -9,14 +9,16 @@ rm -rf "$out"
 trap 'jobs -p | xargs -r kill 2>/dev/null' EXIT
 # A single execution that takes this long hangs; one that needs this much memory is caught earlier
 # by the harness, unless it is mapped.
-limits=(-timeout=5 -rss_limit_mb=512 -max_len=1024 -print_final_stats=1)
+limits=(-timeout=5 -rss_limit_mb=512 -print_final_stats=1)
 seconds=$((60 * ${PROOF_FUZZ_DIRECTORY:-1000} / 1000))
 
 # run NAME TARGET ARGUMENTS..: the output goes to a file, findings beside it.
 run() {
     local dir="$out/$1" target="$2"
     mkdir -p "$dir/corpus"
-    "$bin/$target" "$dir/corpus" "seeds/$target" "${limits[@]}" -artifact_prefix="$dir/" \
+    local longest=1024
+    [ "$target" = directory ] && longest=65
+    "$bin/$target" "$dir/corpus" "seeds/$target" "${limits[@]}" -max_len="$longest" -artifact_prefix="$dir/" \
         "${@:3}" >"$dir/log" 2>&1
 }
 

@@ -234,6 +234,14 @@ fn shift(policy: &Policy, seen: &Observation) -> Decision {
 mod tests {
     use super::*;
 
+    #[test]
+    fn labels_in_metrics_are_fixed() {
+        assert_eq!(Tier::ALL.map(Tier::name), ["hot", "catch_up", "cold"]);
+        let names = Reason::ALL.map(Reason::name).join(" ");
+        let expected = "lapped caught_up pin_budget stalled lag flapping admitted recovering";
+        assert_eq!(names, expected);
+    }
+
     const POLICY: Policy = Policy {
         ring_bytes: 100,
         catchup_window_bytes: 1_000,

@@ -342,6 +342,12 @@ fn what_looks_torn_but_was_acknowledged_is_damage() {
     let (offset, _) = sample.last_block();
     let open = sample.open_segment();
     overwrite(&segment_file(&sample.dir, open), offset + 1024, &[0; 512]);
+    // With no segment prepared behind it, that one was told to be missing as well.
+    for number in open + 1.. {
+        if fs::remove_file(segment_file(&sample.dir, number)).is_err() {
+            break;
+        }
+    }
     let report = verify(&sample.dir);
     assert_eq!(kinds(&report.findings), [ErrorKind::Corrupt]);
     let place = (report.findings[0].segment(), report.findings[0].offset());

@@ -343,6 +343,17 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_torn_block_says_nothing_of_it() {
+        let mut half = block_of(&[[7; 2000]]);
+        half[1024..1536].fill(0);
+        half.extend([9; 4096]);
+        assert!(torn(&half));
+        // Its own padding does.
+        half[4095] = 9;
+        assert!(!torn(&half));
+    }
+
+    #[test]
     fn the_header_is_laid_out_as_drawn() {
         let header = BlockHeader { crc: 0x0403_0201, flags: FLAG_ROLLED, ..header(24, 1) };
         let mut image = [0xFF; BLOCK_HEADER_BYTES];

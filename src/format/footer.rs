@@ -410,6 +410,7 @@ pub(super) mod tests {
             (index + 8, 9999, "index time"),
             (index + 16, 0, "index offset"),
             (index + 16, 100, "index offset"),
+            (index + 24 + 16, 4096, "index offset"),
             (index + 16, 1 << 19, "index offset"),
             (index + 11 * 24 + 16, SEGMENT_BYTES, "index offset"),
         ];
@@ -423,6 +424,30 @@ pub(super) mod tests {
             put(&mut odd, at, [0xFF; 4]);
             assert_eq!(decode(&resealed(odd, MAGIC)), Err(FormatError::Truncated));
         }
+    }
+
+    #[test]
+    fn a_time_is_sought_from_the_last_entry_that_is_strictly_older() {
+        let entry = |lsn, time_nanos| IndexEntry { lsn, time_nanos, offset: lsn as u32 * 4096 };
+        let index = [entry(1, 5), entry(2, 5), entry(3, 7), entry(4, 7), entry(5, 9)];
+        let lsn = |nanos| seek_time(&index, nanos).map(|entry| entry.lsn);
+        // Records of an entry's own time may lie before it.
+        assert_eq!([0, 5, 6, 7, 8, 9, 10].map(lsn), [1, 1, 2, 2, 4, 4, 5].map(Some));
+        assert_eq!(seek_time(&[], 7), None);
+        let lsn = |lsn| seek_lsn(&index[1..], lsn).map(|entry| entry.lsn);
+        assert_eq!([1, 2, 3, 9].map(lsn), [None, Some(2), Some(3), Some(5)]);
+    }
+
+    #[test]
+    fn slab_ends_are_places_in_the_segment() {
+        let footer = filled().finish(false);
+        let at = |at| footer.slab_end(at, SLAB_BYTES);
+        assert_eq!(at(4096), 60 * 4096);
+        assert_eq!(at(SLAB_BYTES - 1), 60 * 4096);
+        assert_eq!(at(SLAB_BYTES), 2 * SLAB_BYTES);
+        // Without a block it ends where it begins.
+        assert_eq!(at(2 * SLAB_BYTES + 5), 2 * SLAB_BYTES);
+        assert_eq!(at(3 * SLAB_BYTES), 3 * SLAB_BYTES + 58 * 4096);
     }
 
     #[test]

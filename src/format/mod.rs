@@ -32,7 +32,7 @@ mod segment;
 use std::fmt;
 
 pub(crate) use block::{
-    BLOCK_HEADER_BYTES, BlockHeader, FLAG_ROLLED, looks_torn, seal as seal_block,
+    BLOCK_HEADER_BYTES, BlockFault, BlockHeader, FLAG_ROLLED, looks_torn, seal as seal_block,
     verify as verify_block,
 };
 pub(crate) use checkpoint::{CheckpointEntry, Checkpoints};

@@ -46,7 +46,7 @@ pub(crate) use recovery::{Opened, open_log};
 pub(crate) use retention::Retainer;
 pub(crate) use segments::{Segments, random_u64, segment_path};
 pub(crate) use survey::{Found, Survey};
-pub(crate) use walk::{Chain, Walker, kinds_of};
+pub(crate) use walk::{Chain, Effort, Walker, kinds_of};
 pub use writer::{Ticket, WriteBatch, Writer};
 
 /// How commits come to be visible.

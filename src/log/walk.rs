@@ -5,8 +5,8 @@ use std::path::Path;
 use crate::disk::{AlignedBuf, DiskFile};
 use crate::error::{Error, Result};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Footer, FooterBuilder, KindSet, PAGE_BYTES, align_up, is_zero,
-    looks_torn, read_record, verify_block,
+    BLOCK_HEADER_BYTES, BlockFault, BlockHeader, Footer, FooterBuilder, KindSet, PAGE_BYTES,
+    align_up, is_zero, looks_torn, read_record, verify_block,
 };
 use crate::lsn::Geometry;
 
@@ -37,6 +37,37 @@ impl Chain {
         self.next_lsn += u64::from(header.records);
         self.crc = header.crc;
         self.time_nanos = self.time_nanos.max(header.time_nanos);
+    }
+}
+
+/// How many times a slab's size the blocks that are checked in it may add up to.
+const EFFORT_SLABS: u64 = 16;
+
+/// Blocks do not overlap: whole or damaged, those of a slab add up to no more than the slab. Where
+/// headers claim many times that, the file was forged, and is not checked over and over again.
+pub(crate) struct Effort {
+    left_bytes: u64,
+}
+
+impl Effort {
+    /// For one slab.
+    pub(crate) fn new(geometry: &Geometry) -> Effort {
+        Effort { left_bytes: EFFORT_SLABS * geometry.slab_bytes }
+    }
+
+    /// As [`verify_block`]; `None` if too much was checked already.
+    pub(crate) fn verify(
+        &mut self,
+        bytes: &[u8],
+        position: u64,
+        salt: u64,
+    ) -> Option<Result<BlockHeader, BlockFault>> {
+        let header = BlockHeader::read(bytes).filter(|h| (h.position, h.salt) == (position, salt));
+        let framed = header.map_or(0, |header| header.framed_bytes());
+        if framed <= bytes.len() {
+            self.left_bytes = self.left_bytes.checked_sub(framed as u64)?;
+        }
+        Some(verify_block(bytes, position, salt))
     }
 }
 
@@ -168,7 +199,8 @@ impl Walker<'_> {
         chain.accepts(&header).then_some(header)
     }
 
-    /// Looks at everything from offset `end` on, whatever its order.
+    /// Looks at everything from offset `end` on, whatever its order. What is forged with headers
+    /// that overlap vouches for everything.
     pub(crate) fn rest(&self, end: u64) -> Result<Rest> {
         let geometry = self.geometry;
         let mut rest = Rest::default();
@@ -182,13 +214,19 @@ impl Walker<'_> {
             let reserved = geometry.rolled_block(self.number) + PAGE_BYTES;
             let stop = (reserved - base).min(geometry.slab_bytes) as usize;
             let mut offset = from.saturating_sub(base).max(first) as usize;
+            let mut effort = Effort::new(geometry);
             while offset < stop {
                 let page_end = (offset + PAGE_BYTES as usize).min(stop);
                 if !is_zero(&buffer[offset..page_end]) {
                     let position = base + offset as u64;
                     let (begin, _) = *nonzero.get_or_insert((position, position));
                     nonzero = Some((begin, base + page_end as u64));
-                    if let Ok(header) = verify_block(&buffer[offset..stop], position, self.salt) {
+                    let checked = effort.verify(&buffer[offset..stop], position, self.salt);
+                    if checked.is_none() {
+                        rest.vouched = u64::MAX;
+                        break;
+                    }
+                    if let Some(Ok(header)) = checked {
                         let last_lsn = header.first_lsn + u64::from(header.records) - 1;
                         rest.good_blocks += 1;
                         rest.vouched = rest.vouched.max(header.watermark);

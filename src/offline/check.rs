@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::format::{
     BLOCK_HEADER_BYTES, BlockHeader, FooterBuilder, PAGE_BYTES, is_zero, verify_block,
 };
-use crate::log::{Chain, Walker, kinds_of};
+use crate::log::{Chain, Effort, Walker, kinds_of};
 
 const PAGE: usize = PAGE_BYTES as usize;
 
@@ -62,6 +62,8 @@ pub(super) struct Checker<'a> {
     /// Since then, the first page that is not zero and starts no good block.
     nonzero: Option<u64>,
     broken: bool,
+    /// Of the slab.
+    effort: Effort,
     out: Checked,
 }
 
@@ -85,7 +87,8 @@ impl<'a> Checker<'a> {
             unvouched: false,
             used_end: geometry.head_bytes,
         };
-        Checker { walker, chain, at: geometry.head_bytes, nonzero: None, broken: false, out }
+        let (at, effort) = (geometry.head_bytes, Effort::new(geometry));
+        Checker { walker, chain, at, nonzero: None, broken: false, effort, out }
     }
 
     /// Reads the segment. `each` gets header and body of the good blocks before the first loss.
@@ -98,6 +101,7 @@ impl<'a> Checker<'a> {
             let limit = geometry.block_limit(slab);
             let base = geometry.segment_offset(geometry.slab_start(slab));
             let mut offset = geometry.first_block_offset(slab);
+            self.effort = Effort::new(geometry);
             while offset < limit {
                 offset += self.step(&buffer[offset..limit], base + offset as u64, &mut each);
             }
@@ -118,7 +122,13 @@ impl<'a> Checker<'a> {
         offset: u64,
         each: &mut impl FnMut(&BlockHeader, &[u8]),
     ) -> usize {
-        let good = verify_block(bytes, self.position(offset), self.walker.salt);
+        let (position, salt) = (self.position(offset), self.walker.salt);
+        let Some(good) = self.effort.verify(bytes, position, salt) else {
+            let from = *self.nonzero.get_or_insert(offset);
+            self.lose(Some(from), None, "the headers of blocks overlap");
+            self.out.used_end = offset + bytes.len() as u64;
+            return bytes.len();
+        };
         let Some(header) = good.ok().filter(|header| !header.is_rolled()) else {
             self.pass(bytes, offset);
             return PAGE;

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::SegmentInfo;
 use super::check::{Checker, before};
 use super::judge::Judged;
+use super::{SegmentInfo, SegmentState};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Footer, Meta, footer_bytes};
@@ -137,7 +137,9 @@ impl<'a> Scanner<'a> {
             }
             expected = number + 1;
         }
-        if self.tail.is_none() {
+        // A segment that is damaged itself promises none behind it.
+        let last = self.scan.segments.last().map(|segment| segment.state);
+        if self.tail.is_none() && last != Some(SegmentState::Damaged) {
             self.missing(expected, expected + 1, None);
         }
         Ok(self.scan)

@@ -219,7 +219,15 @@ fn a_torn_tail_is_sealed_over_and_never_comes_back() {
         model.pop();
         let before = bed.segment_bytes(1);
         let gone = before[start..end].iter().all(|&byte| byte == 0);
-        let recovery = goes_on(&bed, &mut model);
+        // Over a tear the log goes on right behind the next segment's header.
+        let rig = bed.open();
+        let goes_on_at = rig.log.ring.committed.load().position();
+        let start_of = |number| bed.geometry().segment_start(number) as usize;
+        let expected = if gone { start_of(1) + start } else { start_of(2) + PAGE };
+        assert_eq!(goes_on_at as usize, expected);
+        let recovery = rig.recovery.clone();
+        rig.kill();
+        goes_on(&bed, &mut model);
         assert_eq!(recovery.torn_bytes == 0, gone, "mask {mask:#x}");
         if !gone {
             let after = bed.segment_bytes(1);
