@@ -74,6 +74,8 @@ mod supervisor;
 mod bus;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(races = "loom")]
+pub mod models;
 
 pub use bus::{Builder, Bus};
 pub use consumer::{

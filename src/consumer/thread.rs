@@ -2,7 +2,6 @@
 
 use std::hint;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
 use std::time::Duration;
 
 use super::batch::Batch;
@@ -10,6 +9,7 @@ use super::core::{Consumer, Failure, Progress, Subscriber};
 use super::options::{Ack, Signal};
 use crate::limits;
 use crate::ring::Seen;
+use crate::sync::thread;
 
 /// A subscriber made of closures.
 pub(crate) struct Callbacks {

@@ -11,6 +11,8 @@ mod catalogue;
 mod committer;
 mod create;
 mod meta;
+#[cfg(races = "loom")]
+pub(crate) mod models;
 mod recovery;
 mod retention;
 mod segments;
@@ -23,17 +25,16 @@ mod writer;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::lsn::{Geometry, Lsn};
 use crate::options::{Durability, Options};
 use crate::ring::Ring;
-use crate::sync::{Clock, Futex, nanos};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Clock, Futex, Mutex, MutexGuard, nanos};
 
 use appender::{Appender, Role};
 use committer::{Committer, Round};
