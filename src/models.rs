@@ -34,6 +34,7 @@ impl Model {
         builder.max_permutations = at_most;
         builder.check(move || {
             counted.fetch_add(1, Ordering::Relaxed);
+            crate::sync::atomic::begin();
             run();
         });
         executions.load(Ordering::Relaxed)

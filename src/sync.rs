@@ -16,13 +16,13 @@ use real as primitives;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-#[cfg(races)]
-pub(crate) use primitives::checker;
-use primitives::atomic::{AtomicU32, Ordering};
-#[cfg(races = "shuttle")]
-pub(crate) use primitives::pass_time;
 #[cfg(races = "loom")]
 pub(crate) use primitives::atomic::print_sites;
+use primitives::atomic::{AtomicU32, Ordering};
+#[cfg(races)]
+pub(crate) use primitives::checker;
+#[cfg(races = "shuttle")]
+pub(crate) use primitives::pass_time;
 pub(crate) use primitives::{
     CountedArc, Deadline, Futex, Mutex, MutexGuard, Receiver, Sender, Slot, Touched, atomic,
     planted, thread, thread_local, unbounded,

@@ -13,7 +13,7 @@ use crate::lsn::Lsn;
 use crate::policy::Tier;
 use crate::ring::Sleeper;
 use crate::source::Cursor;
-use crate::sync::{Event, Mutex, atomic};
+use crate::sync::{Event, Mutex, atomic, planted};
 use crate::telemetry::ConsumerMetrics;
 
 /// What a consumer is at.
@@ -191,6 +191,7 @@ impl State {
 
     /// The last record processed in seek epoch `seeks` or a later one.
     pub(crate) fn processed_in(&self, seeks: u64) -> Option<Lsn> {
+        let seeks = if planted("wait_ignores_seeks") { 0 } else { seeks };
         (self.seeks_applied.load(Ordering::SeqCst) >= seeks).then(|| self.processed_now())
     }
 

@@ -34,7 +34,7 @@ use crate::lsn::{Geometry, Lsn};
 use crate::options::{Durability, Options};
 use crate::ring::Ring;
 use crate::sync::atomic::AtomicBool;
-use crate::sync::{Clock, Futex, Mutex, MutexGuard, nanos};
+use crate::sync::{Clock, Futex, Mutex, MutexGuard, nanos, planted};
 
 use appender::{Appender, Role};
 use committer::{Committer, Round};
@@ -251,7 +251,9 @@ impl Log {
             && appender.role == Role::Held
             && appender.flush_below <= self.ring.committed.load().position()
             && !appender.has_closed();
-        !gathers && std::mem::take(&mut appender.thread_asleep)
+        !gathers
+            && !planted("hand_over_wakes_nobody")
+            && std::mem::take(&mut appender.thread_asleep)
     }
 
     // ---- committing ------------------------------------------------------------------------
@@ -339,7 +341,9 @@ impl Log {
         } else {
             appender.role = Role::Free;
         }
-        let wake = appender.role == Role::Handed && std::mem::take(&mut appender.thread_asleep);
+        let wake = appender.role == Role::Handed
+            && !planted("lead_forgets_the_rest")
+            && std::mem::take(&mut appender.thread_asleep);
         drop(appender);
         drop(committer);
         if wake {

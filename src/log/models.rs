@@ -25,7 +25,7 @@ pub(crate) const ALL: &[Model] = &[
     Model { name: "log_commit_beside_committer", preemptions: 3, run: commit_beside_committer },
     Model { name: "log_failing_disk", preemptions: 3, run: failing_disk },
     Model { name: "log_deferred_sync", preemptions: 3, run: deferred_sync },
-    Model { name: "log_two_producers", preemptions: 2, run: two_producers },
+    Model { name: "log_two_producers", preemptions: 3, run: two_producers },
     Model { name: "log_event", preemptions: 3, run: event },
 ];
 
@@ -235,6 +235,11 @@ impl Bed {
 
     /// As the bus ends: what was committed is written.
     fn end(self) {
+        atomic::end();
+        self.close();
+    }
+
+    fn close(self) {
         self.log.refuse(Error::new(ErrorKind::Closed, "the model ends"));
         self.stop.store(true, Ordering::Release);
         self.log.kick();

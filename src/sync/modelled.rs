@@ -25,11 +25,11 @@ pub(crate) use shuttle::sync::atomic;
 #[cfg(races = "loom")]
 pub(crate) use weakened as atomic;
 
+pub(crate) use checker::thread;
 #[cfg(races = "shuttle")]
 pub(crate) use shuttle::sync::Arc as CountedArc;
 #[cfg(races = "loom")]
 pub(crate) use weakened::CountedArc;
-pub(crate) use checker::thread;
 
 use atomic::{AtomicU32, Ordering};
 

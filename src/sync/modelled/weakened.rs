@@ -1,8 +1,7 @@
 //! loom's atomics, with two differences.
 //!
-//! loom takes SeqCst for AcqRel. Here a SeqCst load has a fence before it, and a SeqCst store or
-//! exchange one behind it: that is how hardware without such instructions does it, and a little
-//! stronger than the language asks for.
+//! loom takes SeqCst for AcqRel. Here a SeqCst store or exchange has a fence behind it, and a load
+//! none: so x86 does it, which is the weakest that compilers make of it.
 //!
 //! loom remembers one access to an atomic, the last, and so misses that a store comes into
 //! conflict with a load before that: it would leave out executions. Here each access is preceded by
@@ -11,6 +10,7 @@
 //! And one ordering of the product can be weakened, to see that a model needs it: `RACES_WEAKEN`
 //! names its place in the source, as `file:line:ordering`. `RACES_SITES` has the places printed.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::panic::Location;
 use std::sync::{Mutex, OnceLock};
@@ -93,14 +93,34 @@ fn behind(ordering: Ordering) {
 #[derive(Debug, Default)]
 struct Turn(loom::sync::atomic::AtomicU32);
 
+std::thread_local! {
+    /// What the model is about is over. All threads of a model are one to the system.
+    static ENDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From here on one order of events is enough, until `begin`.
+pub(crate) fn end() {
+    ENDED.set(true);
+    loom::stop_exploring();
+}
+
+pub(crate) fn begin() {
+    ENDED.set(false);
+}
+
 impl Turn {
     fn take(&self) {
-        self.0.fetch_add(0, Ordering::Relaxed);
+        if !ENDED.get() {
+            self.0.fetch_add(0, Ordering::Relaxed);
+        }
     }
 
     /// For an access that sees the last value whatever comes of it: one point of choice is enough.
     fn with<T>(&self, access: impl FnOnce() -> T) -> T {
         self.take();
+        if ENDED.get() {
+            return access();
+        }
         loom::stop_exploring();
         let outcome = access();
         loom::explore();
@@ -122,7 +142,6 @@ macro_rules! atomic {
             #[track_caller]
             pub(crate) fn load(&self, order: Ordering) -> $value {
                 let order = ordering(order, Location::caller());
-                behind(order);
                 self.1.take();
                 self.0.load(load_part(order))
             }
