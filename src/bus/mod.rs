@@ -393,7 +393,8 @@ impl Builder {
     fn clock(&self) -> (Clock, bool) {
         #[cfg(feature = "testing")]
         if let Some(clock) = &self.instruments.clock {
-            return (Clock::Manual(Arc::clone(clock)), false);
+            // The threads of a schedule are as much the test's as its clock.
+            return (Clock::Manual(Arc::clone(clock)), cfg!(races = "shuttle"));
         }
         (Clock::system(), true)
     }
