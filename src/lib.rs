@@ -60,6 +60,8 @@ mod lsn;
 mod error;
 mod limits;
 mod sync;
+#[cfg(races = "loom")]
+pub mod models;
 mod format;
 mod disk;
 mod options;
@@ -74,8 +76,6 @@ mod supervisor;
 mod bus;
 #[cfg(feature = "testing")]
 pub mod testing;
-#[cfg(races = "loom")]
-pub mod models;
 
 pub use bus::{Builder, Bus};
 pub use consumer::{
@@ -88,3 +88,10 @@ pub use log::{Recovery, Ticket, WriteBatch, Writer};
 pub use lsn::Lsn;
 pub use options::{ConsumerLabels, Durability, ReadMode, Retention};
 pub use policy::{Reason, Tier};
+
+/// All models, for loom to run.
+#[cfg(races = "loom")]
+#[must_use]
+pub fn all_models() -> Vec<models::Model> {
+    [ring::models::ALL, log::models::ALL, consumer::models::ALL].concat()
+}

@@ -18,11 +18,6 @@ pub struct Model {
     pub run: fn(),
 }
 
-/// All of them.
-pub fn all() -> Vec<Model> {
-    [crate::ring::models::ALL, crate::log::models::ALL, crate::consumer::models::ALL].concat()
-}
-
 impl Model {
     /// Runs every execution, or the first so many. Panics in one that fails. Returns their number.
     pub fn explore(&self, at_most: Option<usize>) -> u64 {

@@ -5,9 +5,6 @@ use std::env;
 use std::hint::black_box;
 use std::process::Command;
 
-#[path = "common/proof.rs"]
-mod proof;
-
 const PLANT: &str = "RACES_PLANT";
 
 /// Run by the test below, in a process of its own.
@@ -27,9 +24,13 @@ fn use_after_free() {
 fn a_use_after_free_is_reported() {
     let this = env::current_exe().expect("the path of this program");
     let arguments = ["--exact", "use_after_free", "--nocapture"];
-    let child = Command::new(this).args(arguments).env(PLANT, "1").output().expect("a child");
+    let child = Command::new(this)
+        .args(arguments)
+        .env(PLANT, "1")
+        .output()
+        .expect("a child");
     let said = String::from_utf8_lossy(&child.stderr);
     assert!(!child.status.success(), "it passed");
     assert!(said.contains("AddressSanitizer: heap-use-after-free"), "{said}");
-    proof::executed("asan_control", 1);
+    println!("proof asan_control 1");
 }

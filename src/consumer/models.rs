@@ -19,8 +19,8 @@ use crate::sync::{Clock, atomic, thread};
 pub(crate) const ALL: &[Model] = &[
     Model { name: "consumer_stop", preemptions: 3, run: stop },
     Model { name: "consumer_seek", preemptions: 3, run: seek },
-    Model { name: "consumer_pause_resume", preemptions: 2, run: pause_resume },
-    Model { name: "consumer_transition", preemptions: 2, run: transition },
+    Model { name: "consumer_pause_resume", preemptions: 3, run: pause_resume },
+    Model { name: "consumer_transition", preemptions: 3, run: transition },
     Model { name: "consumer_append", preemptions: 2, run: append },
 ];
 

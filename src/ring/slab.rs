@@ -43,7 +43,7 @@ impl Slab {
             base: arena.base(index),
             index,
             arena: Arc::clone(arena),
-            touched: Touched::default(),
+            touched: Touched::new(),
         }
     }
 

@@ -264,6 +264,10 @@ type Cell = std::rc::Rc<loom::cell::UnsafeCell<()>>;
 
 #[cfg(races = "loom")]
 impl Touched {
+    pub(crate) fn new() -> Touched {
+        Touched::default()
+    }
+
     fn cells(&self, from: usize, to: usize) -> Vec<Cell> {
         let new = || std::rc::Rc::new(loom::cell::UnsafeCell::new(()));
         let mut cells = self.0.borrow_mut();
@@ -281,12 +285,16 @@ impl Touched {
 }
 
 /// Shuttle does not look at memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[cfg(races = "shuttle")]
 pub(crate) struct Touched;
 
 #[cfg(races = "shuttle")]
 impl Touched {
+    pub(crate) fn new() -> Touched {
+        Touched
+    }
+
     pub(crate) fn read(&self, _from: usize, _to: usize) {}
 
     pub(crate) fn write(&self, _from: usize, _to: usize) {}

@@ -75,10 +75,14 @@ impl Deadline {
 }
 
 /// Tells a model which bytes of a slab are read and written; here nobody listens.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Touched;
 
 impl Touched {
+    pub(crate) fn new() -> Touched {
+        Touched
+    }
+
     #[inline(always)]
     pub(crate) fn read(&self, _from: usize, _to: usize) {}
 

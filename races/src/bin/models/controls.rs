@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventplane::models::{Model, all};
+use eventplane::all_models as all;
+use eventplane::models::Model;
 
 /// A line of the library's source (`#2`: the second such line of the file) whose ordering some model
 /// needs, and that model.
