@@ -4,8 +4,8 @@
 //! `runtime SECONDS`, as `races/tsan` builds and runs it. `RACES_PLANT=race` has two threads write a word without telling each other.
 
 use std::env;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use eventplane::{
     Ack, Batch, Builder, Bus, Durability, Lsn, OwnedRecord, Reason, Signal, Start, Subscription,
     Writer,
 };
+use parking_lot::Mutex;
 
 const CONSUMERS: [&str; 3] = ["quick", "lapped", "shed"];
 const WAIT: Duration = Duration::from_secs(60);
@@ -82,11 +83,11 @@ fn subscribe(bus: &Bus, name: &str, track: &Arc<Track>) -> Subscription {
         // A shed consumer comes back when it pins little.
         .on_signal(move |signal| {
             if matches!(signal, Signal::TierChanged { .. }) {
-                kept.lock().unwrap().clear();
+                kept.lock().clear();
             }
         })
         .run(move |batch: &Batch<'_>| {
-            track.take(batch, &mut leases.lock().unwrap());
+            track.take(batch, &mut leases.lock());
             if slow {
                 thread::sleep(Duration::from_micros(300));
             }
