@@ -61,6 +61,8 @@ mod error;
 mod limits;
 mod sync;
 mod planted;
+#[cfg(races = "loom")]
+pub mod models;
 mod format;
 mod disk;
 mod options;
@@ -87,3 +89,10 @@ pub use log::{Recovery, Ticket, WriteBatch, Writer};
 pub use lsn::Lsn;
 pub use options::{ConsumerLabels, Durability, ReadMode, Retention};
 pub use policy::{Reason, Tier};
+
+/// All models, for loom to run.
+#[cfg(races = "loom")]
+#[must_use]
+pub fn all_models() -> Vec<models::Model> {
+    [ring::models::ALL, log::models::ALL, consumer::models::ALL].concat()
+}

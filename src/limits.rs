@@ -99,8 +99,8 @@ pub(crate) const READ_RETRY_ATTEMPTS: u32 = 5;
 pub(crate) const IDLE_SPINS: u32 = 64;
 /// Some 10 ms.
 pub(crate) const IDLE_SPINS_MAX: u32 = 1 << 18;
-pub(crate) const IDLE_ROUNDS: u32 = 16;
-pub(crate) const IDLE_YIELDS: u32 = 4;
+pub(crate) const IDLE_ROUNDS: u32 = if cfg!(races) { 0 } else { 16 };
+pub(crate) const IDLE_YIELDS: u32 = if cfg!(races) { 0 } else { 4 };
 /// Nothing sleeps longer than this without looking again: a bound on the cost of a bug, not a
 /// mechanism.
 pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(500);

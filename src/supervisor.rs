@@ -3,11 +3,12 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::consumer::{Plane, State};
 use crate::limits;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Futex, nanos};
 use crate::telemetry::BusMetrics;
 

@@ -1,55 +1,32 @@
-//! Waiting and time: a futex word and a clock, the two things that a simulation replaces.
+//! Waiting and time, and the primitives that races are about: re-exports in a normal build, and
+//! under `--cfg races="loom"` or `"shuttle"` their doubles, which a model checker schedules.
+//!
+//! What goes through here is what threads tell each other by. Statistics, and locks under which
+//! nobody waits or tells anything, are used as they are.
+
+#[cfg(races)]
+mod modelled;
+#[cfg(races)]
+use modelled as primitives;
+#[cfg(not(races))]
+mod real;
+#[cfg(not(races))]
+use real as primitives;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A word to sleep on. Whoever changes what a sleeper waits for bumps the word afterwards; whoever
-/// wants to sleep reads the word first, then looks, then sleeps only if the word is still the same.
-#[derive(Debug, Default)]
-pub(crate) struct Futex {
-    word: AtomicU32,
-}
-
-impl Futex {
-    /// Acquire: what was written before the bump that this value shows is visible.
-    pub(crate) fn read(&self) -> u32 {
-        self.word.load(Ordering::Acquire)
-    }
-
-    /// Changes the word and wakes everybody who sleeps on it.
-    pub(crate) fn wake_all(&self) {
-        // Release: pairs with `read`.
-        self.word.fetch_add(1, Ordering::Release);
-        // SAFETY: the word outlives the call, and FUTEX_WAKE only takes its address as a key.
-        unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                self.word.as_ptr(),
-                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
-                i32::MAX,
-            );
-        }
-    }
-
-    /// Sleeps while the word is `seen`, at most `timeout`. May return early: look again.
-    pub(crate) fn sleep(&self, seen: u32, timeout: Duration) {
-        let timeout = libc::timespec {
-            tv_sec: timeout.as_secs().min(i32::MAX as u64) as libc::time_t,
-            tv_nsec: libc::c_long::from(timeout.subsec_nanos()),
-        };
-        // SAFETY: word and timeout outlive the call; the kernel compares the word atomically.
-        unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                self.word.as_ptr(),
-                libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
-                seen,
-                &raw const timeout,
-            );
-        }
-    }
-}
+#[cfg(races = "loom")]
+pub(crate) use primitives::atomic::print_sites;
+use primitives::atomic::{AtomicU32, Ordering};
+#[cfg(races)]
+pub(crate) use primitives::checker;
+#[cfg(races = "shuttle")]
+pub(crate) use primitives::pass_time;
+pub(crate) use primitives::{
+    CountedArc, Deadline, Futex, Mutex, MutexGuard, Receiver, Sender, Slot, Touched, atomic,
+    planted, thread, thread_local, unbounded,
+};
 
 /// Where time comes from. Monotonic nanoseconds since the clock was made, and wall time.
 #[derive(Clone, Debug)]
@@ -57,7 +34,7 @@ pub(crate) enum Clock {
     System(Instant),
     /// Driven by a test; wall time is the same number.
     #[cfg_attr(not(feature = "testing"), allow(dead_code))]
-    Manual(Arc<AtomicU64>),
+    Manual(Arc<std::sync::atomic::AtomicU64>),
 }
 
 impl Clock {
@@ -114,16 +91,14 @@ impl Event {
         timeout: Duration,
         mut look: impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        // `None` is never: a time-out too long for the clock.
-        let deadline = Instant::now().checked_add(timeout);
+        let deadline = Deadline::after(timeout);
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let answer = loop {
             let seen = self.word.read();
             if let Some(answer) = look() {
                 break Some(answer);
             }
-            let left =
-                deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+            let left = deadline.left();
             if left.is_zero() {
                 break None;
             }

@@ -34,6 +34,8 @@ impl ManualClock {
     /// Lets time pass.
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
+        #[cfg(races = "shuttle")]
+        crate::sync::pass_time();
     }
 }
 

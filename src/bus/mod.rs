@@ -7,10 +7,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 pub use builder::Builder;
 
@@ -30,7 +27,8 @@ use crate::policy::{Reason, Tier};
 use crate::ring::Ring;
 use crate::source::{Cold, Replay};
 use crate::supervisor::{Housekeeper, Stop, Supervisor};
-use crate::sync::Clock;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Clock, Mutex};
 
 /// An event bus in this process: one log, its writers and its consumers.
 ///
@@ -395,7 +393,8 @@ impl Builder {
     fn clock(&self) -> (Clock, bool) {
         #[cfg(feature = "testing")]
         if let Some(clock) = &self.instruments.clock {
-            return (Clock::Manual(Arc::clone(clock)), false);
+            // The threads of a schedule are as much the test's as its clock.
+            return (Clock::Manual(Arc::clone(clock)), cfg!(races = "shuttle"));
         }
         (Clock::system(), true)
     }

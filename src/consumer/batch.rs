@@ -12,7 +12,7 @@ use super::pins::{Account, Charge, SlabPin};
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::policy::Tier;
-use crate::ring::Slab;
+use crate::ring::SlabArc;
 use crate::source::{RunIter, Select};
 
 /// What leases of a batch are charged to, and what they pin.
@@ -20,7 +20,7 @@ pub(crate) struct Lender<'a> {
     pub(crate) account: &'a Arc<Account>,
     /// The slab that holds the bytes; `None` where a lease copies: a pinned mapping would defeat
     /// the release of its pages, a pinned buffer the pool.
-    pub(crate) slab: Option<&'a Arc<Slab>>,
+    pub(crate) slab: Option<&'a SlabArc>,
     /// Filled by the first lease, so that the next ones only clone it.
     pub(crate) pin: OnceCell<Arc<SlabPin>>,
 }

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, CheckpointEntry, FormatError, LogId};
 use crate::limits;
 use crate::lsn::Lsn;
+use crate::sync::Mutex;
 
 /// The stored checkpoints; in memory only, for a bus without a directory.
 pub(crate) struct Checkpoints {

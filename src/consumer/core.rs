@@ -11,7 +11,7 @@ use std::cell::{Cell, OnceCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
+use std::thread::Result as Caught;
 use std::time::Duration;
 
 use super::batch::{Batch, Lender};
@@ -26,7 +26,7 @@ use crate::planted::{Bug, planted};
 use crate::policy::Phase;
 use crate::ring::Seen;
 use crate::source::{Brought, Cursor, Held, PageLimits, RunIter, Scan, Want, scan as read};
-use crate::sync::nanos;
+use crate::sync::{nanos, thread_local};
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -37,15 +37,15 @@ thread_local! {
 
 /// Whether this thread is in a callback of the consumer: then waiting for it would never end.
 pub(crate) fn in_callback_of(state: &State) -> bool {
-    IN_CALLBACK.get() == state.id
+    IN_CALLBACK.with(Cell::get) == state.id
 }
 
 /// Runs a callback of the consumer. One inside of another, such as a reader's in a subscriber's,
 /// does not end that one.
-fn call<T>(state: &State, callback: impl FnOnce() -> T) -> thread::Result<T> {
-    let outer = IN_CALLBACK.replace(state.id);
+fn call<T>(state: &State, callback: impl FnOnce() -> T) -> Caught<T> {
+    let outer = IN_CALLBACK.with(|id| id.replace(state.id));
     let outcome = catch_unwind(AssertUnwindSafe(callback));
-    IN_CALLBACK.set(outer);
+    IN_CALLBACK.with(|id| id.set(outer));
     outcome
 }
 

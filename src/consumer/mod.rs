@@ -12,6 +12,8 @@ mod core;
 mod thread;
 mod subscription;
 mod reader;
+#[cfg(races = "loom")]
+pub(crate) mod models;
 
 pub use batch::{Batch, BatchIter, OwnedRecord, Record};
 pub(crate) use checkpoints::Checkpoints;

@@ -8,10 +8,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, ErrorKind, Result};
-use crate::ring::Slab;
+use crate::ring::SlabArc;
+use crate::sync::Mutex;
 
 /// The budget of a bus.
 #[derive(Debug)]
@@ -37,7 +36,7 @@ pub(crate) struct Account {
 #[derive(Debug)]
 pub(crate) struct SlabPin {
     /// Dropped before the charge.
-    slab: Option<Arc<Slab>>,
+    slab: Option<SlabArc>,
     _charge: Charge,
 }
 
@@ -115,14 +114,14 @@ impl Account {
     }
 
     /// Pins a slab; charged once for all leases in it.
-    pub(crate) fn pin(self: &Arc<Self>, slab: &Arc<Slab>) -> Result<Arc<SlabPin>> {
+    pub(crate) fn pin(self: &Arc<Self>, slab: &SlabArc) -> Result<Arc<SlabPin>> {
         let mut slabs = self.slabs.lock();
         let number = slab.number();
         if let Some(pin) = slabs.iter().find(|(n, _)| *n == number).and_then(|(_, p)| p.upgrade()) {
             return Ok(pin);
         }
         let charge = self.charge(self.budget.slab_bytes)?;
-        let pin = Arc::new(SlabPin { slab: Some(Arc::clone(slab)), _charge: charge });
+        let pin = Arc::new(SlabPin { slab: Some(SlabArc::clone(slab)), _charge: charge });
         slabs.retain(|(n, pin)| *n != number && pin.strong_count() > 0);
         slabs.push((number, Arc::downgrade(&pin)));
         Ok(pin)

@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
-
-use parking_lot::Mutex;
 
 use super::checkpoints::Checkpoints;
 use super::options::Start;
@@ -20,6 +18,8 @@ use crate::lsn::Lsn;
 use crate::options::Options;
 use crate::policy::{Phase, Policy, Reason, Tier};
 use crate::source::{Brought, Cursor, Held, Hot, Replay, Supply, Want};
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicBool;
 use crate::telemetry::ConsumerSample;
 
 pub(crate) struct Plane {

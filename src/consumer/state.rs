@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::options::Signal;
 use super::pins::Account;
 use super::tiering::{Tiering, Transition};
@@ -15,7 +13,7 @@ use crate::lsn::Lsn;
 use crate::policy::Tier;
 use crate::ring::Sleeper;
 use crate::source::Cursor;
-use crate::sync::Event;
+use crate::sync::{Event, Mutex, atomic, planted};
 use crate::telemetry::ConsumerMetrics;
 
 /// What a consumer is at.
@@ -56,12 +54,12 @@ pub(crate) struct State {
     control: Mutex<Control>,
     /// Bumped after each change of `control`. Release by callers, Acquire by the consumer right
     /// before each callback.
-    control_epoch: AtomicU32,
+    control_epoch: atomic::AtomicU32,
     /// Last record processed, in the epoch `seeks_applied`. Written by the consumer alone: first
     /// the LSN, then, after a seek, the epoch (Release), so a reader that sees the epoch sees an
     /// LSN of it or of a later one.
-    processed: AtomicU64,
-    seeks_applied: AtomicU64,
+    processed: atomic::AtomicU64,
+    seeks_applied: atomic::AtomicU64,
     /// Position of the next record, as far as bytes are concerned. Relaxed: a statistic.
     position: AtomicU64,
     /// Block time of the last record processed.
@@ -70,7 +68,7 @@ pub(crate) struct State {
     pub(crate) in_callback: AtomicBool,
     pub(crate) tiering: Mutex<Tiering>,
     /// Bumped after each transition. Release by whoever decides, Acquire by the consumer.
-    pub(crate) tier_epoch: AtomicU32,
+    pub(crate) tier_epoch: atomic::AtomicU32,
     /// Signals of transitions, taken by the consumer's thread.
     pub(crate) signals: Mutex<VecDeque<Signal>>,
     pub(crate) account: Arc<Account>,
@@ -103,15 +101,15 @@ impl State {
             durable_name,
             sleeper: Arc::default(),
             control: Mutex::default(),
-            control_epoch: AtomicU32::new(0),
-            processed: AtomicU64::new(cursor.next_lsn.previous().get()),
-            seeks_applied: AtomicU64::new(0),
+            control_epoch: atomic::AtomicU32::new(0),
+            processed: atomic::AtomicU64::new(cursor.next_lsn.previous().get()),
+            seeks_applied: atomic::AtomicU64::new(0),
             position: AtomicU64::new(cursor.block),
             last_time_nanos: AtomicU64::new(0),
             activity: AtomicU8::new(Activity::Running as u8),
             in_callback: AtomicBool::new(false),
             tiering: Mutex::new(tiering),
-            tier_epoch: AtomicU32::new(0),
+            tier_epoch: atomic::AtomicU32::new(0),
             signals: Mutex::default(),
             account,
             retries: AtomicU32::new(0),
@@ -193,6 +191,7 @@ impl State {
 
     /// The last record processed in seek epoch `seeks` or a later one.
     pub(crate) fn processed_in(&self, seeks: u64) -> Option<Lsn> {
+        let seeks = if planted("wait_ignores_seeks") { 0 } else { seeks };
         (self.seeks_applied.load(Ordering::SeqCst) >= seeks).then(|| self.processed_now())
     }
 

@@ -2,10 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use super::batch::Batch;
 use super::core::{Consumer, ConsumerOptions, Failure, in_callback_of};
@@ -21,6 +18,8 @@ use crate::limits;
 use crate::lsn::Lsn;
 use crate::policy::Phase;
 use crate::source::{Cursor, PageLimits};
+use crate::sync::Mutex;
+use crate::sync::thread::{self, JoinHandle};
 use crate::telemetry::ConsumerMetrics;
 
 /// How a consumer is to be; made by [`Bus::subscribe`](crate::Bus::subscribe), ended by `run`.

@@ -2,7 +2,6 @@
 
 use std::hint;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
 use std::time::Duration;
 
 use super::batch::Batch;
@@ -10,6 +9,7 @@ use super::core::{Consumer, Failure, Progress, Subscriber};
 use super::options::{Ack, Signal};
 use crate::limits;
 use crate::ring::Seen;
+use crate::sync::{planted, thread};
 
 /// A subscriber made of closures.
 pub(crate) struct Callbacks {
@@ -49,6 +49,8 @@ pub(crate) fn run(mut consumer: Consumer, mut callbacks: Callbacks) {
         // Read before the control word, so that an order given in between ends the sleep at once.
         let word = consumer.state().sleeper.word.read();
         let progress = consumer.poll(&mut callbacks);
+        let late = planted("sleep_word_is_read_late");
+        let word = if late { consumer.state().sleeper.word.read() } else { word };
         match progress {
             Progress::Moved => idle = 0,
             Progress::Stopped => break,

@@ -4,7 +4,6 @@
 //! block's committed records; committing it moves `end` over it, dropping it moves nothing.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -12,7 +11,7 @@ use crate::format::{
     write_record_header,
 };
 use crate::lsn::{Geometry, Lsn};
-use crate::ring::Slab;
+use crate::ring::SlabArc;
 
 /// Who writes blocks to the disk at the moment. At most one does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +27,7 @@ pub(crate) enum Role {
 /// A block that takes no more records.
 #[derive(Debug)]
 pub(crate) struct ClosedBlock {
-    pub(crate) slab: Arc<Slab>,
+    pub(crate) slab: SlabArc,
     /// Offset of its header in the slab.
     pub(crate) start: usize,
     /// Where its last record ends; the padding follows.
@@ -57,9 +56,9 @@ pub(crate) struct Appender {
     geometry: Geometry,
     block_bytes_max: usize,
     block_close_bytes: usize,
-    current: Arc<Slab>,
+    current: SlabArc,
     /// The slab after the current one, ready to be entered without waiting.
-    pub(crate) next: Option<Arc<Slab>>,
+    pub(crate) next: Option<SlabArc>,
     /// Where the current slab's room for blocks ends.
     limit: usize,
     /// The open block: its header's offset, the end of its committed records, their number.
@@ -97,7 +96,7 @@ impl Appender {
     pub(crate) fn new(
         geometry: Geometry,
         (block_bytes_max, block_close_bytes): (usize, usize),
-        current: Arc<Slab>,
+        current: SlabArc,
         offset: usize,
         next_lsn: Lsn,
     ) -> Appender {
@@ -195,7 +194,7 @@ impl Appender {
             )
             .advise("commit what the batch holds and go on with another"));
         }
-        let from = Arc::clone(&self.current);
+        let from = SlabArc::clone(&self.current);
         if self.records > 0 {
             let kinds = self.kinds;
             self.close();
@@ -282,7 +281,7 @@ impl Appender {
     /// Closes the open block, also an empty one.
     fn close(&mut self) {
         self.closed.push_back(ClosedBlock {
-            slab: Arc::clone(&self.current),
+            slab: SlabArc::clone(&self.current),
             start: self.block_start,
             end: self.end,
             records: self.records,

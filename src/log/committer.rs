@@ -25,7 +25,7 @@ use crate::format::{
 use crate::limits;
 use crate::lsn::Lsn;
 use crate::planted::{Bug, planted};
-use crate::ring::{BlockBytes, Ring};
+use crate::ring::{BlockBytes, Ring, SlabArc};
 use crate::sync::Clock;
 
 pub(crate) struct Committer {
@@ -279,7 +279,7 @@ impl Committer {
         let end = align_up(flight.block.end as u64, log.geometry.align_bytes) as usize;
         let offset = log.geometry.segment_offset(flight.header.position);
         // SAFETY: `seal` was the last to write these bytes.
-        (offset, unsafe { BlockBytes::new(Arc::clone(&flight.block.slab), start, end) })
+        (offset, unsafe { BlockBytes::new(SlabArc::clone(&flight.block.slab), start, end) })
     }
 
     fn submit(&mut self, log: &Log, block: ClosedBlock) -> Result<()> {

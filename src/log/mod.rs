@@ -11,6 +11,8 @@ mod catalogue;
 mod committer;
 mod create;
 mod meta;
+#[cfg(races = "loom")]
+pub(crate) mod models;
 mod recovery;
 mod retention;
 mod segments;
@@ -23,17 +25,16 @@ mod writer;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::lsn::{Geometry, Lsn};
 use crate::options::{Durability, Options};
 use crate::ring::Ring;
-use crate::sync::{Clock, Futex, nanos};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Clock, Futex, Mutex, MutexGuard, nanos, planted};
 
 use appender::{Appender, Role};
 use committer::{Committer, Round};
@@ -250,7 +251,9 @@ impl Log {
             && appender.role == Role::Held
             && appender.flush_below <= self.ring.committed.load().position()
             && !appender.has_closed();
-        !gathers && std::mem::take(&mut appender.thread_asleep)
+        !gathers
+            && !planted("hand_over_wakes_nobody")
+            && std::mem::take(&mut appender.thread_asleep)
     }
 
     // ---- committing ------------------------------------------------------------------------
@@ -338,7 +341,9 @@ impl Log {
         } else {
             appender.role = Role::Free;
         }
-        let wake = appender.role == Role::Handed && std::mem::take(&mut appender.thread_asleep);
+        let wake = appender.role == Role::Handed
+            && !planted("lead_forgets_the_rest")
+            && std::mem::take(&mut appender.thread_asleep);
         drop(appender);
         drop(committer);
         if wake {

@@ -3,10 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
 
 use super::Log;
 use super::catalogue::{Catalogue, OpenSegment, Sealed};
@@ -15,7 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{LogId, PAGE_BYTES, SegmentHeader};
 use crate::limits;
 use crate::lsn::Geometry;
-use crate::sync::{Clock, Futex};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Clock, Futex, Mutex, Receiver, Sender, unbounded};
 
 /// A segment file that exists, durable, with a header and nothing else.
 pub(crate) struct Prepared {
@@ -80,7 +77,7 @@ impl Segments {
             hurried: AtomicBool::new(false),
             failure: Mutex::default(),
             supply: Futex::default(),
-            jobs: crossbeam_channel::unbounded(),
+            jobs: unbounded(),
         }
     }
 

@@ -5,12 +5,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::MutexGuard;
-
 use super::Log;
 use super::appender::{Appender, Extent, payload_bytes_max};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
+use crate::sync::{MutexGuard, thread_local};
 
 thread_local! {
     /// Its address tells threads apart.

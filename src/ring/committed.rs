@@ -11,9 +11,10 @@
 //! succeeds, the next publication finds the bit. Both sides work on one variable, so there is no
 //! order between two variables to get wrong, no fence, and nothing to pay while nobody sleeps.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crossbeam_utils::CachePadded;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::planted;
 
 const ASLEEP: u64 = 1;
 const POISONED: u64 = 2;
@@ -65,7 +66,7 @@ impl Committed {
             }
         }
         debug_assert!(old & !FLAGS <= position, "committed went back");
-        old & ASLEEP != 0
+        old & ASLEEP != 0 && !planted("publish_ignores_sleepers")
     }
 
     /// Marks the log poisoned; returns whether somebody sleeps.
@@ -83,6 +84,9 @@ impl Committed {
         // AcqRel: Release hands the publisher the registration made before this call. Therefore an
         // exchange also where somebody else has set the bit: after a mere load the publisher might
         // clear the bit, and the waker look, before the registration is to be seen.
+        if planted("announce_sleep_only_loads") && seen.0 & ASLEEP != 0 {
+            return self.load() == seen;
+        }
         self.0
             .compare_exchange(seen.0, seen.0 | ASLEEP, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()

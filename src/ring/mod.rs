@@ -8,11 +8,13 @@
 
 mod arena;
 mod committed;
+#[cfg(races = "loom")]
+pub(crate) mod models;
 mod pool;
 mod slab;
 mod sleepers;
 
 pub(crate) use committed::Seen;
 pub(crate) use pool::Ring;
-pub(crate) use slab::{BlockBytes, Slab};
+pub(crate) use slab::{BlockBytes, SlabArc};
 pub(crate) use sleepers::Sleeper;

@@ -2,20 +2,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwapOption;
 use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
 
 use super::arena::Arena;
 use super::committed::Committed;
-use super::slab::Slab;
+use super::slab::{Slab, SlabArc};
 use super::sleepers::Sleepers;
 use crate::error::Result;
 use crate::limits;
 use crate::lsn::{Geometry, Lsn};
 use crate::options::Options;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, Slot, planted};
 
 /// Free slabs kept warm; those beyond go back to the system.
 const WARM_SLABS: usize = 2;
@@ -24,7 +23,7 @@ const WARM_SLABS: usize = 2;
 pub(crate) struct Ring {
     geometry: Geometry,
     /// Index = slab number modulo the number of slots. Written by the holder of the append lock.
-    slots: Box<[ArcSwapOption<Slab>]>,
+    slots: Box<[Slot<Slab>]>,
     pub(crate) committed: Committed,
     /// The last committed record. Written before `committed` is published (whose Release carries
     /// it), read by whoever wants to know a lag: it may run ahead of the position just loaded.
@@ -40,9 +39,9 @@ struct Pool {
     arena: Arc<Arena>,
     /// Have left the ring; perhaps still read. Oldest first, so that a free one is still warm but
     /// not so young that its lines are on their way to another core.
-    retired: VecDeque<Arc<Slab>>,
+    retired: VecDeque<SlabArc>,
     /// Unused, their memory given back.
-    cold: Vec<Arc<Slab>>,
+    cold: Vec<SlabArc>,
     /// Slabs of the arena that were never used yet start here.
     fresh: usize,
 }
@@ -60,7 +59,7 @@ impl Ring {
         let arena = Arena::new(slabs, geometry.slab_bytes as usize, ring)?;
         Ok(Ring {
             geometry,
-            slots: (0..ring).map(|_| ArcSwapOption::empty()).collect(),
+            slots: (0..ring).map(|_| Slot::empty()).collect(),
             committed: Committed::new(position),
             committed_lsn: CachePadded::new(AtomicU64::new(lsn.get())),
             oldest: AtomicU64::new(geometry.slab_of(position)),
@@ -83,12 +82,12 @@ impl Ring {
         self.slots.len() as u64
     }
 
-    fn slot(&self, number: u64) -> &ArcSwapOption<Slab> {
+    fn slot(&self, number: u64) -> &Slot<Slab> {
         &self.slots[(number % self.slots.len() as u64) as usize]
     }
 
     /// Slab `number`, if it is still in the ring.
-    pub(crate) fn get(&self, number: u64) -> Option<Arc<Slab>> {
+    pub(crate) fn get(&self, number: u64) -> Option<SlabArc> {
         self.slot(number).load_full().filter(|slab| slab.number() == number)
     }
 
@@ -104,19 +103,19 @@ impl Ring {
     /// Makes room for slab `number` in its slot and puts it there. What was in the slot leaves the
     /// ring: the caller knows that its segment is sealed (invariant I3). `None` if every slab
     /// of the arena is held by a consumer, which the arena's size rules out.
-    pub(crate) fn open_slab(&self, number: u64) -> Option<Arc<Slab>> {
+    pub(crate) fn open_slab(&self, number: u64) -> Option<SlabArc> {
         let mut pool = self.pool.lock();
         if let Some(evicted) = self.evict(number) {
             pool.retired.push_back(evicted);
         }
         let mut slab = pool.take()?;
         drop(pool);
-        Arc::get_mut(&mut slab)?.renumber(number);
-        self.slot(number).store(Some(Arc::clone(&slab)));
+        SlabArc::get_mut(&mut slab)?.renumber(number);
+        self.slot(number).store(Some(SlabArc::clone(&slab)));
         Some(slab)
     }
 
-    fn evict(&self, number: u64) -> Option<Arc<Slab>> {
+    fn evict(&self, number: u64) -> Option<SlabArc> {
         let evicted = self.slot(number).swap(None)?;
         // Release: whoever starts at the oldest position finds the slot of what lies below empty.
         self.oldest.fetch_max(evicted.number() + 1, Ordering::Release);
@@ -144,7 +143,7 @@ impl Ring {
             let Some(mut slab) = self.pool.lock().surplus() else {
                 return;
             };
-            if let Some(free) = Arc::get_mut(&mut slab) {
+            if let Some(free) = SlabArc::get_mut(&mut slab) {
                 free.give_back();
             }
             self.pool.lock().cold.push(slab);
@@ -155,22 +154,27 @@ impl Ring {
 impl Pool {
     /// A slab that nobody holds. `Arc::get_mut` proves it: its Acquire pairs with the Release of
     /// the last reader's drop. A count of 1 seen otherwise would prove nothing.
-    fn take(&mut self) -> Option<Arc<Slab>> {
-        if let Some(free) = self.retired.iter_mut().position(|slab| Arc::get_mut(slab).is_some()) {
+    fn take(&mut self) -> Option<SlabArc> {
+        if planted("take_does_not_ask") && !self.retired.is_empty() {
+            return self.retired.pop_front();
+        }
+        if let Some(free) =
+            self.retired.iter_mut().position(|slab| SlabArc::get_mut(slab).is_some())
+        {
             return self.retired.remove(free);
         }
         self.cold.pop().or_else(|| {
             let index = self.fresh;
             (index < self.arena.slabs()).then(|| {
                 self.fresh += 1;
-                Arc::new(Slab::new(&self.arena, index))
+                SlabArc::new(Slab::new(&self.arena, index))
             })
         })
     }
 
     /// A free slab beyond those of the ring's own memory, if more are free than are kept warm.
-    fn surplus(&mut self) -> Option<Arc<Slab>> {
-        let is_free = |slab: &mut Arc<Slab>| Arc::get_mut(slab).is_some();
+    fn surplus(&mut self) -> Option<SlabArc> {
+        let is_free = |slab: &mut SlabArc| SlabArc::get_mut(slab).is_some();
         if self.retired.iter_mut().filter_map(|s| is_free(s).then_some(())).count() <= WARM_SLABS {
             return None;
         }

@@ -7,10 +7,14 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::arena::Arena;
 use crate::disk::StableBytes;
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{CountedArc, Touched};
+
+/// A reference to a slab: whether there is another one decides when its memory is used again.
+pub(crate) type SlabArc = CountedArc<Slab>;
 
 #[derive(Debug)]
 pub(crate) struct Slab {
@@ -22,6 +26,7 @@ pub(crate) struct Slab {
     base: NonNull<u8>,
     index: usize,
     arena: Arc<Arena>,
+    touched: Touched,
 }
 
 // SAFETY: see the module's rules; all mutation through `&Slab` is in unsafe methods whose callers
@@ -38,13 +43,14 @@ impl Slab {
             base: arena.base(index),
             index,
             arena: Arc::clone(arena),
+            touched: Touched::new(),
         }
     }
 
     /// Makes this memory slab `number`. `&mut` proves that nobody reads it.
     pub(crate) fn renumber(&mut self, number: u64) {
         self.number = number;
-        *self.end.get_mut() = self.arena.slab_bytes() as u32;
+        self.end = AtomicU32::new(self.arena.slab_bytes() as u32);
     }
 
     /// Returns the memory to the system until it is used again.
@@ -85,6 +91,7 @@ impl Slab {
     /// with Acquire: those bytes never change while the slab is referenced.
     pub(crate) unsafe fn bytes(&self, end: usize) -> &[u8] {
         debug_assert!(end <= self.arena.slab_bytes());
+        self.touched.read(0, end);
         // SAFETY: inside the arena, initialised (anonymous memory is), immutable by the contract.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), end) }
     }
@@ -97,6 +104,7 @@ impl Slab {
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn bytes_mut(&self, from: usize, to: usize) -> &mut [u8] {
         assert!(from <= to && to <= self.arena.slab_bytes());
+        self.touched.write(from, to);
         // SAFETY: inside the arena (checked), exclusive by the contract.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(from), to - from) }
     }
@@ -104,7 +112,7 @@ impl Slab {
 
 /// A closed block on its way to the disk: keeps its slab alive until the kernel is done with it.
 pub(crate) struct BlockBytes {
-    slab: Arc<Slab>,
+    slab: SlabArc,
     from: usize,
     to: usize,
 }
@@ -112,7 +120,7 @@ pub(crate) struct BlockBytes {
 impl BlockBytes {
     /// # Safety
     /// The block is closed and its header filled: nobody writes these bytes again.
-    pub(crate) unsafe fn new(slab: Arc<Slab>, from: usize, to: usize) -> BlockBytes {
+    pub(crate) unsafe fn new(slab: SlabArc, from: usize, to: usize) -> BlockBytes {
         assert!(from <= to && to <= slab.arena.slab_bytes());
         BlockBytes { slab, from, to }
     }

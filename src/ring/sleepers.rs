@@ -4,12 +4,10 @@
 //! wakes each sleeper on its own word. A burst of publications is one round.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use crate::sync::Futex;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Futex, Mutex};
 
 /// What one consumer sleeps on. Control calls (pause, seek, stop) bump the same word.
 #[derive(Debug, Default)]

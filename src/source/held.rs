@@ -1,11 +1,9 @@
 //! Whatever a consumer holds at the moment, and the choice of what to hold next.
 
-use std::sync::Arc;
-
 use super::{Buffered, CatchUp, Cursor, Fetch, Hot, Mapped, Replay, Window};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Geometry;
-use crate::ring::{Ring, Seen, Slab};
+use crate::ring::{Ring, Seen, SlabArc};
 
 /// The source of a consumer's bytes. One at a time (invariant I4).
 #[derive(Default)]
@@ -121,7 +119,7 @@ impl Held {
     }
 
     /// The slab that leases pin; `None` where they copy.
-    pub(crate) fn slab(&self) -> Option<&Arc<Slab>> {
+    pub(crate) fn slab(&self) -> Option<&SlabArc> {
         match self {
             Held::Hot(hot) => Some(hot.slab()),
             _ => None,

@@ -1,13 +1,11 @@
 //! Hot: the bytes are held by a slab of the ring.
 
-use std::sync::Arc;
-
 use super::{Fetch, Window};
 use crate::lsn::Geometry;
-use crate::ring::{Ring, Seen, Slab};
+use crate::ring::{Ring, Seen, SlabArc};
 
 pub(crate) struct Hot {
-    slab: Arc<Slab>,
+    slab: SlabArc,
     geometry: Geometry,
     /// How far the slab may be read: from a committed position loaded with Acquire.
     readable: usize,
@@ -26,7 +24,7 @@ impl Hot {
         self.geometry.slab_of(position) == self.slab.number()
     }
 
-    pub(crate) fn slab(&self) -> &Arc<Slab> {
+    pub(crate) fn slab(&self) -> &SlabArc {
         &self.slab
     }
 
