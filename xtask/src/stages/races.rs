@@ -45,7 +45,7 @@ pub const STAGES: &[Stage] = &[
         what: "the library's tests under AddressSanitizer",
         build: "races/asan build",
         run: "races/asan",
-        budget_seconds: 150,
+        budget_seconds: 240,
         rows: &[row("asan_tests", 300, 300), row("asan_control", 1, 1)],
     },
 ];
