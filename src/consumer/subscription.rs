@@ -68,7 +68,9 @@ impl Subscribe {
     }
 
     /// Where to start, whatever is stored; replaces a stored checkpoint. For those who keep the LSN
-    /// with their own data: that makes processing exactly once.
+    /// with their own data: that makes processing exactly once. With a filter, the last record seen
+    /// may lie far behind what counts as processed; retention may delete what is in between, and
+    /// starting there is then [`ErrorKind::PositionLost`].
     pub fn start_at(mut self, start: Start) -> Subscribe {
         self.start_at = Some(start);
         self
