@@ -12,7 +12,7 @@ pub const STAGES: &[Stage] = &[
         budget_seconds: 200,
         rows: &[
             row("loom_models", 19, 19),
-            row("loom_executions", 350_000, 600_000),
+            row("loom_executions", 350_000, 510_000),
             row("loom_controls", 19, 19),
         ],
     },
