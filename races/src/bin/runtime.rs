@@ -40,7 +40,7 @@ impl Track {
                 eprintln!("LSN {lsn} after {last}, key {}", record.key());
                 self.wrong.store(true, Ordering::Relaxed);
             }
-            if lsn % 97 == 0 {
+            if lsn.is_multiple_of(97) {
                 leases.extend(record.lease());
             }
         }
@@ -64,7 +64,7 @@ fn write(writer: &Writer, from: u64, stop: &AtomicBool) -> u64 {
             batch.append(1, key, &payload(key)).expect("it fits");
             key += 1;
         }
-        if key % 3 == 0 {
+        if key.is_multiple_of(3) {
             batch.commit_later().expect("open").wait().expect("the disk works");
         } else {
             batch.commit().expect("the disk works");

@@ -9,10 +9,10 @@ pub const STAGES: &[Stage] = &[
         build: "RUSTFLAGS='--cfg races --cfg races=\"loom\"' cargo build --quiet \
                 --manifest-path races/Cargo.toml --target-dir target/loom --bin models",
         run: "target/loom/debug/models",
-        budget_seconds: 150,
+        budget_seconds: 200,
         rows: &[
             row("loom_models", 19, 19),
-            row("loom_executions", 350_000, 1_000_000),
+            row("loom_executions", 350_000, 510_000),
             row("loom_controls", 19, 19),
         ],
     },

@@ -89,9 +89,9 @@ pub fn main() {
             run_controls();
         }
         ["run", name] => {
-            let more = usize::from(env::var("RACES_MORE").is_ok_and(|more| more == "1"));
+            let least = if env::var("RACES_LONG").is_ok_and(|long| long == "1") { 3 } else { 0 };
             let explore = |model: Model| {
-                Model { preemptions: model.preemptions + more, ..model }.explore(None)
+                Model { preemptions: model.preemptions.max(least), ..model }.explore(None)
             };
             let executions: u64 = named(name).map(explore).sum();
             println!("{name}: {executions} executions");
@@ -137,16 +137,19 @@ fn run_all(longer: bool) {
     let mut models = all();
     models.sort_by_key(|model| !model.name.starts_with("consumer"));
     let executed = on_two_threads(models, |model| {
-        let preemptions = model.preemptions + usize::from(longer);
+        let preemptions = if longer { model.preemptions.max(3) } else { model.preemptions };
         let begun = Instant::now();
-        let outcome = child(&["run", model.name], &[("RACES_MORE", usize::from(longer))]);
+        let outcome = child(&["run", model.name], &[("RACES_LONG", usize::from(longer))]);
         println!("{} at {preemptions} preemptions: {:?}", model.name, begun.elapsed());
         (model.name, outcome)
     });
     let mut executions = 0;
     for (name, (status, output)) in &executed {
         let replay = format!("races/: models run {name}");
-        assert!(status.is_some_and(|s| s.success()), "{name} fails ({replay}):\n{output}");
+        assert!(
+            status.is_some_and(|s| s.success()),
+            "{name} fails, {status:?} ({replay}):\n{output}"
+        );
         let count = output.rsplit_once(": ").and_then(|(_, rest)| rest.split(' ').next());
         executions += count.and_then(|n| n.parse::<u64>().ok()).expect("a number of executions");
     }
