@@ -93,7 +93,7 @@ fn base(kind: usize) -> Base {
         4 => {
             let cut = Arc::new(Mutex::new(None));
             let found = Arc::clone(&cut);
-            disk.watch(move |disk| {
+            disk.watch(move |disk, _| {
                 let mut crashes = (0..20).map(|seed| disk.crash(Crash::PowerCut, seed));
                 let mut found = found.lock().expect("one thread");
                 *found = found.take().or_else(|| crashes.find(is_torn));
