@@ -21,7 +21,9 @@ struct Paced {
 fn paced(backend: Backend) -> Paced {
     let dir = tempfile::tempdir().unwrap();
     let clock = ManualClock::default();
-    let builder = small(backend).cold_bytes_per_second(Some(RATE)).cold_replays_max(1);
+    let builder = small(backend)
+        .cold_bytes_per_second(Some(RATE))
+        .cold_replays_max(1);
     let bus = builder.manual(&clock).open(dir.path()).unwrap();
     let last = fill_bytes(&bus, LOG_BYTES);
     Paced { bus, clock, last, _dir: dir }

@@ -56,6 +56,64 @@ fn in_memory_a_lapped_consumer_is_told_what_it_lost() {
     }
 }
 
+/// What all consumers have left was kept until the ring had come round: memory that nobody needed,
+/// walked in a circle larger than any cache.
+#[test]
+fn in_memory_what_everybody_has_left_goes_and_nothing_else() {
+    const RING: u64 = 64 * SLAB_BYTES;
+    let bus = small(Backend::Auto)
+        .ring_bytes(RING)
+        .manual(&ManualClock::default())
+        .in_memory()
+        .unwrap();
+    let subscribe = |name: &str| {
+        let recorder = Recorder::default();
+        let consumer = bus.subscribe(name).start_if_new(Start::Earliest).manual({
+            let recorder = recorder.clone();
+            move |batch: &Batch<'_>| {
+                recorder.take(batch);
+                Ok(Ack::All)
+            }
+        });
+        (consumer.unwrap(), recorder)
+    };
+    fill_bytes(&bus, 8 * SLAB_BYTES);
+    assert_eq!(
+        bus.first_lsn(),
+        Lsn::FIRST,
+        "without a consumer the ring keeps what fits"
+    );
+    let ((mut fast, fast_saw), (mut slow, slow_saw)) = (subscribe("fast"), subscribe("slow"));
+    for _ in 0..3 {
+        fill_bytes(&bus, 8 * SLAB_BYTES);
+        while fast.poll() == Polled::Moved {}
+    }
+    assert_eq!(bus.first_lsn(), Lsn::FIRST, "one of them has still to read it");
+    while slow.poll() == Polled::Moved {}
+    let seen = bus.committed_lsn();
+    fill_bytes(&bus, 4 * SLAB_BYTES);
+    let first = bus.first_lsn();
+    assert!(
+        first.get() > seen.get() - 64 && first <= seen.next(),
+        "{first} is first, {seen} was seen by all"
+    );
+    let (mut late, late_saw) = subscribe("late");
+    while late.poll() == Polled::Moved {}
+    assert_eq!(late_saw.lsns(), lsns(first.get()..=bus.committed_lsn().get()));
+    // A seek back is good for what is still there, also where the consumer itself had left it.
+    while slow.poll() == Polled::Moved {}
+    let last = bus.committed_lsn();
+    slow.handle().seek(Start::Lsn(seen.next())).unwrap();
+    while fast.poll() == Polled::Moved {}
+    fill_bytes(&bus, 4 * SLAB_BYTES);
+    while slow.poll() == Polled::Moved {}
+    let expected: Vec<u64> = (1..=last.get())
+        .chain(seen.get() + 1..=bus.committed_lsn().get())
+        .collect();
+    assert_eq!(slow_saw.lsns(), expected);
+    assert_eq!(fast_saw.lsns(), lsns(1..=last.get()));
+}
+
 #[test]
 fn in_memory_many_producers_one_order() {
     const PRODUCERS: u64 = 4;

@@ -159,7 +159,11 @@ impl Builder {
     }
 
     /// Makes a bus without a directory: records live in the ring and nowhere else. Options of
-    /// segments and of the disk are ignored; a consumer that is lapped is told what it lost.
+    /// segments and of the disk are ignored.
+    ///
+    /// What every consumer and reader has processed may go at once; what one of them still has to
+    /// process stays until the ring has come round, and then it is told what it lost. While there
+    /// is no consumer, the ring keeps what fits.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption).

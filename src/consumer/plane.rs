@@ -90,6 +90,7 @@ impl Plane {
         consumers.push(Arc::clone(state));
         drop(consumers);
         self.log.ring.sleepers.add(&state.sleeper);
+        self.log.ring.readers.add(&state.place);
         Ok(())
     }
 
@@ -103,6 +104,7 @@ impl Plane {
     pub(crate) fn leave(&self, state: &Arc<State>) {
         self.consumers.lock().retain(|other| !Arc::ptr_eq(other, state));
         self.log.ring.sleepers.remove(&state.sleeper);
+        self.log.ring.readers.remove(&state.place);
     }
 
     /// Stores the checkpoints of all named consumers.

@@ -52,6 +52,7 @@ static NEXT_READER: AtomicU64 = AtomicU64::new(1);
 
 impl Reader {
     pub(crate) fn new(plane: Arc<Plane>, start: Start, filter: Filter) -> Result<Reader> {
+        let hold = plane.log.ring.readers.hold();
         let cursor = plane.cursor(start)?;
         let number = NEXT_READER.fetch_add(1, Ordering::Relaxed);
         let options = ConsumerOptions {
@@ -60,7 +61,9 @@ impl Reader {
             retry: Retry::default(),
             on_loss: OnPositionLost::Fail,
         };
-        let consumer = enter(plane, format!("{READER_PREFIX}{number}"), false, cursor, options)?;
+        let name = format!("{READER_PREFIX}{number}");
+        let consumer = enter(Arc::clone(&plane), name, false, cursor, options)?;
+        drop(hold);
         Ok(Reader { consumer, ready: Ready::default(), idle: 0 })
     }
 

@@ -11,7 +11,7 @@ use super::tiering::{Tiering, Transition};
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::policy::Tier;
-use crate::ring::Sleeper;
+use crate::ring::{Place, Sleeper};
 use crate::source::Cursor;
 use crate::sync::{Event, Mutex, atomic, planted};
 use crate::telemetry::ConsumerMetrics;
@@ -60,8 +60,8 @@ pub(crate) struct State {
     /// LSN of it or of a later one.
     processed: atomic::AtomicU64,
     seeks_applied: atomic::AtomicU64,
-    /// Position of the next record, as far as bytes are concerned. Relaxed: a statistic.
-    position: AtomicU64,
+    /// Position of the next record, as far as bytes are concerned.
+    pub(crate) place: Arc<Place>,
     /// Block time of the last record processed.
     pub(crate) last_time_nanos: AtomicU64,
     activity: AtomicU8,
@@ -104,7 +104,7 @@ impl State {
             control_epoch: atomic::AtomicU32::new(0),
             processed: atomic::AtomicU64::new(cursor.next_lsn.previous().get()),
             seeks_applied: atomic::AtomicU64::new(0),
-            position: AtomicU64::new(cursor.block),
+            place: Arc::new(Place::new(cursor.block)),
             last_time_nanos: AtomicU64::new(0),
             activity: AtomicU8::new(Activity::Running as u8),
             in_callback: AtomicBool::new(false),
@@ -147,14 +147,14 @@ impl State {
 
     /// Everything before the cursor is processed.
     pub(crate) fn publish(&self, cursor: &Cursor) {
-        self.position.store(cursor.block + u64::from(cursor.offset), Ordering::Relaxed);
+        self.place.move_to(cursor.block + u64::from(cursor.offset));
         // SeqCst: then `changed.notify` looks for waiters.
         self.processed.store(cursor.next_lsn.previous().get(), Ordering::SeqCst);
         self.changed.notify();
     }
 
     pub(crate) fn apply_seek(&self, cursor: &Cursor, epoch: u64) {
-        self.position.store(cursor.block, Ordering::Relaxed);
+        self.place.arrive(cursor.block);
         self.processed.store(cursor.next_lsn.previous().get(), Ordering::SeqCst);
         self.seeks_applied.store(epoch, Ordering::SeqCst);
         self.changed.notify();
@@ -199,7 +199,7 @@ impl State {
         let control = self.control.lock();
         match &control.seek {
             Some((cursor, _)) => cursor.block,
-            None => self.position.load(Ordering::Relaxed),
+            None => self.place.at(),
         }
     }
 }

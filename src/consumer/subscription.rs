@@ -179,12 +179,14 @@ fn begin(
         Some(_) => None,
         None => plane.checkpoints.get(&name, plane.log.ring.committed_lsn())?,
     };
+    let hold = plane.log.ring.readers.hold();
     let cursor = match (start_at, stored) {
         (Some(start), _) => plane.cursor(start)?,
         (None, Some(lsn)) => resume_at(&plane, lsn, options.on_loss)?,
         (None, None) => plane.cursor(start_if_new)?,
     };
-    let consumer = enter(plane, name, true, cursor, options)?;
+    let consumer = enter(Arc::clone(&plane), name, true, cursor, options)?;
+    drop(hold);
     let (plane, state) = (consumer.plane(), consumer.state());
     let first = cursor.next_lsn.previous();
     if let Err(error) = plane.checkpoints.store(state.name.clone(), first) {
@@ -289,6 +291,7 @@ impl Subscription {
     /// be acknowledged at the wrong place; [`ErrorKind::Stopped`].
     pub fn seek(&self, start: Start) -> Result<()> {
         self.refuse_own_callback("seek")?;
+        let _hold = self.plane.log.ring.readers.hold();
         let cursor = self.plane.cursor(start)?;
         self.state.order(|control| {
             if control.stop || control.finished {
@@ -297,6 +300,7 @@ impl Subscription {
             control.seeks += 1;
             control.parked = None;
             control.seek = Some((cursor, control.seeks));
+            self.state.place.seek(cursor.block);
             Ok(())
         })
     }

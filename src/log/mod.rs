@@ -202,6 +202,7 @@ impl Log {
             }
             let number = appender.next_number();
             let Some(segments) = &self.segments else {
+                self.ring.retire();
                 appender.next = self.ring.open_slab(number);
                 if appender.next.is_none() {
                     return Err(Error::new(ErrorKind::Busy, "every slab is pinned"));

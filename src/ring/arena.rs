@@ -77,6 +77,11 @@ impl Arena {
         self.slabs
     }
 
+    /// How many stay in memory for good.
+    pub(crate) fn resident_slabs(&self) -> usize {
+        self.resident
+    }
+
     pub(crate) fn slab_bytes(&self) -> usize {
         self.slab_bytes
     }

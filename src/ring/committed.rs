@@ -36,17 +36,24 @@ impl Seen {
 
 /// The word, alone on its cache lines.
 #[derive(Debug)]
-pub(crate) struct Committed(CachePadded<AtomicU64>);
+pub(crate) struct Committed {
+    word: CachePadded<AtomicU64>,
+    /// The position published last, for the publisher alone: a guess at the word.
+    last: CachePadded<std::sync::atomic::AtomicU64>,
+}
 
 impl Committed {
     pub(crate) fn new(position: u64) -> Committed {
         debug_assert_eq!(position & FLAGS, 0);
-        Committed(CachePadded::new(AtomicU64::new(position)))
+        Committed {
+            word: CachePadded::new(AtomicU64::new(position)),
+            last: CachePadded::new(std::sync::atomic::AtomicU64::new(position)),
+        }
     }
 
     /// Acquire: the bytes below the position, and the ends of slabs below it, are visible.
     pub(crate) fn load(&self) -> Seen {
-        Seen(self.0.load(Ordering::Acquire))
+        Seen(self.word.load(Ordering::Acquire))
     }
 
     /// Moves the position up; returns whether somebody sleeps. Only the committer calls this (in
@@ -57,10 +64,12 @@ impl Committed {
     /// publishes, then looks for them (see `Waiters`). AcqRel would do for the readers.
     pub(crate) fn publish(&self, position: u64) -> bool {
         debug_assert_eq!(position & FLAGS, 0);
-        let mut old = self.0.load(Ordering::Relaxed);
+        // What it was left at, if no flag came: to look first would take the line twice.
+        let mut old = self.last.load(Ordering::Relaxed);
+        self.last.store(position, Ordering::Relaxed);
         loop {
             let new = position | (old & POISONED);
-            match self.0.compare_exchange_weak(old, new, Ordering::SeqCst, Ordering::Relaxed) {
+            match self.word.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => old = now,
             }
@@ -71,12 +80,12 @@ impl Committed {
 
     /// Marks the log poisoned; returns whether somebody sleeps.
     pub(crate) fn poison(&self) -> bool {
-        self.0.fetch_or(POISONED, Ordering::SeqCst) & ASLEEP != 0
+        self.word.fetch_or(POISONED, Ordering::SeqCst) & ASLEEP != 0
     }
 
     /// SeqCst load, for the other half of the handshake described at `publish`.
     pub(crate) fn load_seq_cst(&self) -> Seen {
-        Seen(self.0.load(Ordering::SeqCst))
+        Seen(self.word.load(Ordering::SeqCst))
     }
 
     /// Tells the publisher that somebody who saw `seen` is about to sleep. False: look again.
@@ -87,7 +96,7 @@ impl Committed {
         if planted("announce_sleep_only_loads") && seen.0 & ASLEEP != 0 {
             return self.load() == seen;
         }
-        self.0
+        self.word
             .compare_exchange(seen.0, seen.0 | ASLEEP, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }

@@ -11,10 +11,12 @@ mod committed;
 #[cfg(races = "loom")]
 pub(crate) mod models;
 mod pool;
+mod readers;
 mod slab;
 mod sleepers;
 
 pub(crate) use committed::Seen;
 pub(crate) use pool::Ring;
+pub(crate) use readers::Place;
 pub(crate) use slab::{BlockBytes, SlabArc};
 pub(crate) use sleepers::Sleeper;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::sleepers::Sleeper;
-use super::{Ring, SlabArc};
+use super::{Place, Ring, SlabArc};
 use crate::limits;
 use crate::lsn::{Geometry, Lsn};
 use crate::models::Model;
@@ -14,6 +14,8 @@ pub(crate) const ALL: &[Model] = &[
     Model { name: "ring_publish_read", preemptions: 3, run: publish_read },
     Model { name: "ring_end_of_slab", preemptions: 3, run: end_of_slab },
     Model { name: "ring_lap_reuse", preemptions: 3, run: lap_reuse },
+    Model { name: "ring_retire", preemptions: 3, run: retire },
+    Model { name: "ring_start_beside_retire", preemptions: 3, run: start_beside_retire },
     Model { name: "ring_oldest", preemptions: 3, run: oldest },
     Model { name: "ring_trim", preemptions: 3, run: trim },
     Model { name: "ring_sleep", preemptions: 3, run: sleep },
@@ -125,6 +127,59 @@ fn lap_reuse() {
         None => assert!(ring.committed.load().position() / SLAB < 3),
     }
     thread.join().expect("the writer");
+}
+
+/// What a reader has still to read stays, what it has left makes room.
+fn retire() {
+    let ring = ring(4);
+    write(&ring.open_slab(0).expect("a free slab"), 0);
+    ring.publish(8, Lsn::new(1));
+    let place = Arc::new(Place::new(0));
+    ring.readers.add(&place);
+    let writer = Arc::clone(&ring);
+    let thread = thread::spawn(move || {
+        for number in 1..=2 {
+            writer.retire();
+            let slab = writer.open_slab(number).expect("a free slab");
+            write(&slab, 0);
+            writer.publish(number * SLAB + 8, Lsn::new(number + 1));
+        }
+    });
+    for number in 0..2 {
+        let seen = ring.committed.load();
+        if seen.position() / SLAB < number {
+            break;
+        }
+        let slab = ring.get(number).expect("the reader has not left it");
+        check(&slab, slab.readable(seen.position()).min(8));
+        place.move_to((number + 1) * SLAB);
+    }
+    thread.join().expect("the writer");
+    // What is left is used again.
+    place.move_to(2 * SLAB);
+    ring.retire();
+    assert!(!ring.contains(0) && !ring.contains(1) && ring.contains(2));
+    assert_eq!(ring.oldest_position(), 2 * SLAB);
+}
+
+/// Who takes the oldest position for a start finds it there, although others have left it.
+fn start_beside_retire() {
+    let ring = ring(4);
+    let place = Arc::new(Place::new(0));
+    ring.readers.add(&place);
+    drop(ring.open_slab(0));
+    drop(ring.open_slab(1));
+    ring.publish(SLAB + 8, Lsn::new(1));
+    place.move_to(SLAB + 8);
+    let writer = Arc::clone(&ring);
+    let thread = thread::spawn(move || writer.retire());
+    let hold = ring.readers.hold();
+    let position = ring.oldest_position();
+    let second = Arc::new(Place::new(position));
+    ring.readers.add(&second);
+    drop(hold);
+    thread.join().expect("the writer");
+    assert!(ring.contains(position / SLAB), "slab {} has left", position / SLAB);
 }
 
 /// Whoever starts at the oldest position finds its slab, or a later oldest one.

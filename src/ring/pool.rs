@@ -7,6 +7,7 @@ use crossbeam_utils::CachePadded;
 
 use super::arena::Arena;
 use super::committed::Committed;
+use super::readers::Readers;
 use super::slab::{Slab, SlabArc};
 use super::sleepers::Sleepers;
 use crate::error::Result;
@@ -18,6 +19,10 @@ use crate::sync::{Mutex, Slot, planted};
 
 /// Free slabs kept warm; those beyond go back to the system.
 const WARM_SLABS: usize = 2;
+
+/// So many slabs leave the ring before the memory of the first is used again: the lines of a
+/// younger one are still on their way from its last reader's core.
+const REUSE_DISTANCE: usize = 3;
 
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -32,6 +37,7 @@ pub(crate) struct Ring {
     oldest: AtomicU64,
     pool: Mutex<Pool>,
     pub(crate) sleepers: Sleepers,
+    pub(crate) readers: Readers,
 }
 
 #[derive(Debug)]
@@ -70,6 +76,7 @@ impl Ring {
                 fresh: 0,
             }),
             sleepers: Sleepers::default(),
+            readers: Readers::default(),
         })
     }
 
@@ -115,6 +122,18 @@ impl Ring {
         Some(slab)
     }
 
+    /// In memory, by the holder of the append lock: what everybody has left leaves the ring.
+    pub(crate) fn retire(&self) {
+        self.readers.left_by_all(|position| {
+            let below = self.geometry.slab_of(position);
+            let mut pool = self.pool.lock();
+            // Relaxed: only the holder of the append lock moves it.
+            for number in self.oldest.load(Ordering::Relaxed)..below {
+                pool.retired.extend(self.evict(number));
+            }
+        });
+    }
+
     fn evict(&self, number: u64) -> Option<SlabArc> {
         let evicted = self.slot(number).swap(None)?;
         // Release: whoever starts at the oldest position finds the slot of what lies below empty.
@@ -158,17 +177,23 @@ impl Pool {
         if planted("take_does_not_ask") && !self.retired.is_empty() {
             return self.retired.pop_front();
         }
+        if self.retired.len() < REUSE_DISTANCE && self.fresh < self.arena.resident_slabs() {
+            return self.fresh();
+        }
         if let Some(free) =
             self.retired.iter_mut().position(|slab| SlabArc::get_mut(slab).is_some())
         {
             return self.retired.remove(free);
         }
-        self.cold.pop().or_else(|| {
-            let index = self.fresh;
-            (index < self.arena.slabs()).then(|| {
-                self.fresh += 1;
-                SlabArc::new(Slab::new(&self.arena, index))
-            })
+        self.cold.pop().or_else(|| self.fresh())
+    }
+
+    /// A slab that was never used.
+    fn fresh(&mut self) -> Option<SlabArc> {
+        let index = self.fresh;
+        (index < self.arena.slabs()).then(|| {
+            self.fresh += 1;
+            SlabArc::new(Slab::new(&self.arena, index))
         })
     }
 

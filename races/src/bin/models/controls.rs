@@ -15,10 +15,10 @@ use eventplane::models::Model;
 /// needs, and that model.
 const NEEDED: &[(&str, &str, &str)] = &[
     // The bytes below the position, and all that was stored before it, are seen with it.
-    ("ring/committed.rs", "Seen(self.0.load(Ordering::Acquire))", "ring_publish_read"),
+    ("ring/committed.rs", "Seen(self.word.load(Ordering::Acquire))", "ring_publish_read"),
     (
         "ring/committed.rs",
-        "match self.0.compare_exchange_weak(old, new, Ordering::SeqCst, Ordering::Relaxed) {",
+        "match self.word.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed) {",
         "ring_publish_read log_ticket",
     ),
     // The sleeper's registration is seen with the bit.
@@ -30,7 +30,7 @@ const NEEDED: &[(&str, &str, &str)] = &[
     // Whoever waits for durability has counted itself, or sees the poison.
     (
         "ring/committed.rs",
-        "self.0.fetch_or(POISONED, Ordering::SeqCst) & ASLEEP != 0",
+        "self.word.fetch_or(POISONED, Ordering::SeqCst) & ASLEEP != 0",
         "log_failing_disk",
     ),
     ("sync.rs", "self.waiting.fetch_add(1, Ordering::SeqCst);", "log_event"),
@@ -57,7 +57,7 @@ const NEEDLESS: &[(&str, &str, &str)] = &[
     ("log/mod.rs", "stop.load(Ordering::Acquire)", "set before the futex word is bumped"),
     ("log/segments.rs", "wanted_below", "what it asks for is sent through a channel"),
     ("log/segments.rs", "prepared_below", "the segment is taken from under a lock"),
-    ("ring/committed.rs", "Seen(self.0.load(Ordering::SeqCst))", "the count before it has a fence"),
+    ("ring/committed.rs", "Seen(self.word.load(Ordering::SeqCst))", "the count before it has a fence"),
     ("ring/pool.rs", "oldest", "the slot, which is looked at next, is the truth"),
     ("ring/pool.rs", "committed_lsn", "the committed word carries it"),
     ("ring/slab.rs", "self.end.", "the committed word carries it"),
@@ -71,6 +71,7 @@ const PLANTED: &[(&str, &str)] = &[
     ("publish_ignores_sleepers", "ring_sleep"),
     ("announce_sleep_only_loads", "ring_sleep_beside_another"),
     ("take_does_not_ask", "ring_lap_reuse"),
+    ("retire_ignores_holds", "ring_start_beside_retire"),
     ("sleep_word_is_read_late", "consumer_stop"),
     ("wait_ignores_seeks", "consumer_seek"),
     ("lead_forgets_the_rest", "log_two_producers"),

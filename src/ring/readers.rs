@@ -1,0 +1,100 @@
+//! Where consumers are, as far as the ring has to know it: in memory, what everybody has left
+//! leaves the ring at once, and its memory, still warm, is used again.
+//!
+//! Places are hints in one direction only: one that is old keeps a slab in the ring for longer.
+//! Whether memory may be written to again is never asked here (see the module `ring`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sync::{Mutex, planted};
+
+const NOWHERE: u64 = u64::MAX;
+
+/// The place of one consumer.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Position of its next record. Written by the consumer alone. Relaxed: see the module.
+    at: AtomicU64,
+    /// Where a seek has ordered it to go and it has not gone yet. Written under the lock of the
+    /// consumer's control.
+    sought: AtomicU64,
+}
+
+impl Place {
+    pub(crate) fn new(position: u64) -> Place {
+        Place { at: AtomicU64::new(position), sought: AtomicU64::new(NOWHERE) }
+    }
+
+    pub(crate) fn at(&self) -> u64 {
+        self.at.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn move_to(&self, position: u64) {
+        self.at.store(position, Ordering::Relaxed);
+    }
+
+    /// A seek was ordered: what is at its target is needed until the consumer is there.
+    pub(crate) fn seek(&self, position: u64) {
+        self.sought.store(position, Ordering::Relaxed);
+    }
+
+    /// The consumer is there.
+    pub(crate) fn arrive(&self, position: u64) {
+        self.at.store(position, Ordering::Relaxed);
+        self.sought.store(NOWHERE, Ordering::Relaxed);
+    }
+
+    /// Everything before it may go.
+    fn needs(&self) -> u64 {
+        self.at().min(self.sought.load(Ordering::Relaxed))
+    }
+}
+
+/// The places of all consumers of a bus.
+#[derive(Debug, Default)]
+pub(crate) struct Readers(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    places: Vec<Arc<Place>>,
+    holds: usize,
+}
+
+impl Readers {
+    pub(crate) fn add(&self, place: &Arc<Place>) {
+        self.0.lock().places.push(Arc::clone(place));
+    }
+
+    pub(crate) fn remove(&self, place: &Arc<Place>) {
+        self.0.lock().places.retain(|known| !Arc::ptr_eq(known, place));
+    }
+
+    /// While the guard lives nothing leaves early: for who looks where to start, or go, and is
+    /// not known to be there yet.
+    pub(crate) fn hold(&self) -> Hold<'_> {
+        self.0.lock().holds += 1;
+        Hold(self)
+    }
+
+    /// Tells `retire` the position before which nobody needs anything, if there is one. Nobody
+    /// adds a place, or looks for one, meanwhile.
+    pub(crate) fn left_by_all(&self, retire: impl FnOnce(u64)) {
+        let known = self.0.lock();
+        if known.holds > 0 && !planted("retire_ignores_holds") {
+            return;
+        }
+        if let Some(position) = known.places.iter().map(|place| place.needs()).min() {
+            retire(position);
+        }
+    }
+}
+
+/// See [`Readers::hold`].
+pub(crate) struct Hold<'a>(&'a Readers);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().holds -= 1;
+    }
+}
