@@ -92,11 +92,12 @@ fn callback(
             reader.object();
         }
         next = last.next();
+        let mut records = batch.iter();
         if first == Lsn::FIRST {
             machine::pin(1);
-            return Ok(Ack::All);
+            records.next();
         }
-        for record in batch {
+        for record in records {
             reader.take(record.payload());
         }
         reader.batch_ends();

@@ -12,7 +12,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use crossbeam_utils::CachePadded;
 
 use super::load::{Checker, Load};
@@ -64,7 +64,7 @@ impl Job {
             })
             .collect();
         let progress = readers.iter().map(|reader| Arc::clone(&reader.progress)).collect();
-        let watch = Watch { progress, window, total: self.total, given_up: AtomicBool::new(false) };
+        let watch = Watch { progress, window, is_over: AtomicBool::new(false) };
         (readers, Race { job: self, watch, done })
     }
 }
@@ -114,18 +114,13 @@ impl Reader {
 pub struct Watch {
     progress: Vec<Arc<CachePadded<AtomicU64>>>,
     window: Option<u64>,
-    total: u64,
-    given_up: AtomicBool,
+    is_over: AtomicBool,
 }
 
 impl Watch {
     fn slowest(&self) -> u64 {
         let seen = |progress: &Arc<CachePadded<AtomicU64>>| progress.load(Ordering::Acquire);
         self.progress.iter().map(seen).min().unwrap_or(0)
-    }
-
-    fn is_over(&self) -> bool {
-        self.slowest() >= self.total || self.given_up.load(Ordering::Relaxed)
     }
 
     /// Waits until `end` records are within the window; returns how many are.
@@ -168,7 +163,7 @@ pub fn drain(inlets: &mut [impl Inlet], pauses: u32, watch: &Watch) {
     loop {
         let most = inlets.iter_mut().map(Inlet::poll).max().unwrap_or(0);
         if most == 0 {
-            if watch.is_over() {
+            if watch.is_over.load(Ordering::Relaxed) {
                 return;
             }
             hint::spin_loop();
@@ -209,9 +204,7 @@ impl Race<'_> {
                 machine::pin(0);
                 start.wait();
                 let begun = Instant::now();
-                let published = publish(job, watch, &mut outlet);
-                watch.given_up.store(published.is_err(), Ordering::Relaxed);
-                let published = published.map(|()| Instant::now());
+                let published = publish(job, watch, &mut outlet).map(|()| Instant::now());
                 // The outlet goes back, for dropping it may wait for the system's own threads.
                 (begun, published, outlet)
             });
@@ -220,11 +213,15 @@ impl Race<'_> {
                 start.wait();
                 read(watch);
             });
-            let (begun, published, outlet) = publisher.join().expect("a publisher does not panic");
-            let published = published?;
-            let last = verdict(job, &done)?;
-            drop(outlet);
-            anyhow::Ok((begun, published, last))
+            let outcome = match publisher.join() {
+                Ok((begun, Ok(published), _outlet)) => {
+                    verdict(job, &done).map(|last| (begun, published, last))
+                }
+                Ok((_, Err(error), _)) => Err(error),
+                Err(_) => Err(anyhow!("the publisher panicked")),
+            };
+            watch.is_over.store(true, Ordering::Relaxed);
+            outcome
         })?;
         let nanos_each = |end: Instant| (end - begun).as_nanos() as f64 / job.total as f64;
         Ok(Timing { all: nanos_each(last), publishing: nanos_each(published) })
