@@ -5,12 +5,15 @@
 //! and a place for late readers, theirs through a ring or a channel and nothing else.
 
 mod channels;
+mod latency;
+mod lease;
 mod load;
 mod ours;
 mod place;
 mod policy;
 mod race;
 mod ring;
+mod slow;
 mod throughput;
 mod ticks;
 
@@ -26,4 +29,8 @@ pub const BENCHES: &[&Bench] = &[
     &throughput::SINGLE,
     &throughput::THREE_TOKIO,
     &throughput::THREE_CROSSBEAM,
+    &slow::COST,
+    &slow::DISRUPTOR,
+    &latency::BENCH,
+    &lease::BENCH,
 ];
