@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use crate::Context;
 use crate::machine::{self, Distance};
 
-/// How often a sample is taken again, and how long it waits for the cores to come together.
+/// How often a sample is taken at most, and how long all of a row's wait for the cores to come
+/// together.
 const TRIES: u32 = 5;
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Place {
     tries: u32,
-    patience: Duration,
+    patience: Cell<Duration>,
     dropped: Cell<u32>,
     far: Cell<u32>,
 }
@@ -24,30 +25,40 @@ pub struct Place {
 impl Place {
     pub fn new(context: &Context) -> Place {
         let (tries, patience) = if context.quick { (1, Duration::ZERO) } else { (TRIES, PATIENCE) };
+        let patience = Cell::new(patience);
         Place { tries, patience, dropped: Cell::default(), far: Cell::default() }
     }
 
     /// The result of a run before and after which the cores were near; where that is not to be had,
     /// the last one.
     pub fn sample<T>(&self, mut run: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let begun = Instant::now();
         let mut tries = 1;
         loop {
-            let mut before = machine::distance();
-            while before == Distance::Far && begun.elapsed() < self.patience {
-                thread::sleep(Duration::from_millis(20));
-                before = machine::distance();
-            }
+            let before = self.wait_near();
             let result = run()?;
             if before == Distance::Near && machine::distance() == Distance::Near {
                 return Ok(result);
             }
-            if tries == self.tries || begun.elapsed() > self.patience {
+            if tries == self.tries || self.patience.get().is_zero() {
                 self.far.set(self.far.get() + 1);
                 return Ok(result);
             }
             tries += 1;
             self.dropped.set(self.dropped.get() + 1);
+        }
+    }
+
+    fn wait_near(&self) -> Distance {
+        let begun = Instant::now();
+        let patience = self.patience.get();
+        loop {
+            let distance = machine::distance();
+            let left = patience.saturating_sub(begun.elapsed());
+            if distance == Distance::Near || left.is_zero() {
+                self.patience.set(left);
+                return distance;
+            }
+            thread::sleep(Duration::from_millis(20));
         }
     }
 
