@@ -43,7 +43,7 @@ fn run(context: &Context) -> anyhow::Result<()> {
     let systems: [(&str, Measure); 3] = [
         ("eventplane (polled, 0 pauses)", polled),
         ("disruptor (its own thread, BusySpin)", busy),
-        ("eventplane (its own thread)", by_thread),
+        ("eventplane (its own thread, 24 pauses)", by_thread),
     ];
     let mut p50 = [Vec::new(), Vec::new(), Vec::new()];
     let mut p99 = p50.clone();
