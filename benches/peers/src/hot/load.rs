@@ -1,8 +1,8 @@
 //! The records that are published, and who checks that they arrive.
 //!
-//! A publisher copies its records from a small source, over and over. Each begins with its number in
-//! the source, so that nobody has to write into a record just before it is copied, which would stall
-//! the copy; a reader knows which number comes next, and at the end what the sum of all is.
+//! A publisher copies its records from a small source, over and over. Each begins with its number
+//! in the source, so that nobody has to write into a record just before it is copied, which would
+//! stall the copy; a reader knows which number comes next, and at the end what the sum of all is.
 
 use std::ops::Range;
 

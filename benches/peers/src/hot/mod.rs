@@ -1,8 +1,8 @@
 //! The hot tier: records from a publisher on one core to readers on another, in memory.
 //!
-//! Everybody reads every byte, each has a ring of the same size and the way of waiting that suits it
-//! best. What is compared is therefore the way of a record: ours through a log with headers, LSNs
-//! and a place for late readers, theirs through a ring or a channel and nothing else.
+//! Everybody reads every byte, each has a ring of the same size and the way of waiting that suits
+//! it best. What is compared is therefore the way of a record: ours through a log with headers,
+//! LSNs and a place for late readers, theirs through a ring or a channel and nothing else.
 
 mod channels;
 mod latency;

@@ -13,6 +13,8 @@ use super::race::{Inlet, Job, Outlet, POLL_MAX, Race, Reader, Timing, drain};
 
 /// An element of the ring. Each begins on a cache line of its own.
 pub trait Slot: Send + Sync + 'static {
+    /// Anything but zeros: those would be memory that the system gives on first touch, in the
+    /// midst of a run.
     fn empty() -> Self;
     fn put(&mut self, payload: &[u8]);
     fn payload(&self) -> &[u8];
@@ -23,7 +25,7 @@ pub struct Fixed<const BYTES: usize>([u8; BYTES]);
 
 impl<const BYTES: usize> Slot for Fixed<BYTES> {
     fn empty() -> Self {
-        Fixed([0; BYTES])
+        Fixed([1; BYTES])
     }
 
     #[inline]
@@ -46,7 +48,7 @@ pub struct UpTo<const BYTES: usize> {
 
 impl<const BYTES: usize> Slot for UpTo<BYTES> {
     fn empty() -> Self {
-        UpTo { len: 0, bytes: [0; BYTES] }
+        UpTo { len: 0, bytes: [1; BYTES] }
     }
 
     #[inline]
