@@ -1,0 +1,5 @@
+//! x
+
+use crate::Bench;
+
+pub const BENCHES: &[&Bench] = &[];
