@@ -11,7 +11,9 @@
 //! ```
 
 mod commit;
+mod disk;
 mod hot;
+mod load;
 mod machine;
 mod replay;
 mod report;
