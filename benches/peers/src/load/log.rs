@@ -19,6 +19,11 @@ pub struct Log {
 }
 
 impl Log {
+    /// One that holds nothing yet.
+    pub fn of(dir: PathBuf, payload_bytes: usize) -> Log {
+        Log { dir, written: Tally::default(), payload_bytes }
+    }
+
     /// Writes about `bytes` of log, of records with `payload_bytes` each, and closes it.
     pub fn write(
         dir: PathBuf,
@@ -26,7 +31,7 @@ impl Log {
         payload_bytes: usize,
         builder: Builder,
     ) -> anyhow::Result<Log> {
-        let mut log = Log { dir, written: Tally::default(), payload_bytes };
+        let mut log = Log::of(dir, payload_bytes);
         // How it was written makes no difference to who reads it.
         let lazily = Durability::Deferred { interval: Duration::from_millis(50), bytes: 8 << 20 };
         let bus = builder.durability(lazily).open(&log.dir)?;
