@@ -60,10 +60,13 @@ pub fn write_durable(file: &File, page: &[u8], offset: u64) -> anyhow::Result<()
     Ok(())
 }
 
-/// Takes files out of the page cache.
+/// Takes files out of the page cache. One that retention has deleted meanwhile is not in it.
 pub fn drop_cache(paths: &[PathBuf]) -> anyhow::Result<()> {
     for path in paths {
-        let file = File::open(path)?;
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            file => file?,
+        };
         // Dirty pages would stay.
         file.sync_data()?;
         // SAFETY: advice on a file that is open.

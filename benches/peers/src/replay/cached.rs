@@ -16,7 +16,7 @@ pub const BENCH: Bench = Bench { name: "replay_cold_cache", run };
 
 fn run(context: &Context) -> anyhow::Result<()> {
     let dir = tempfile::tempdir_in(&context.dir)?;
-    let bytes = context.scaled(1 << 30, 128 << 20);
+    let bytes = context.scaled(896 << 20, 128 << 20);
     let log = Log::write(dir.path().join("log"), bytes, LARGE, Bus::builder())?;
     let segments = log.segments()?;
     let bus = reopen(&log)?;

@@ -18,7 +18,7 @@ pub const BENCH: Bench = Bench { name: "cold_tier", run };
 
 fn run(context: &Context) -> anyhow::Result<()> {
     let dir = tempfile::tempdir_in(&context.dir)?;
-    let bytes = context.scaled(1 << 30, 128 << 20);
+    let bytes = context.scaled(896 << 20, 128 << 20);
     let log = Log::write(dir.path().join("log"), bytes, LARGE, Bus::builder())?;
     let segments = log.segments()?;
     // On a clock that stands still, without threads: nobody takes it back to catch-up near the end.

@@ -44,15 +44,15 @@ fn run(context: &Context) -> anyhow::Result<()> {
     let writer = bus.writer();
     let micros = commit_micros(&bus, &writer, context.scaled(2_000, 500))?;
     let interval = 2.0 * micros.iter().sum::<f64>() / 1e6 / micros.len() as f64;
-    let commits = (context.scaled(4_000, 250) as f64 / 1e3 / interval) as u64;
+    let lasting = Duration::from_millis(context.scaled(3_000, 250));
     let replays = Replays::start(&bus, distances.cold)?;
     let (mut p99s, mut rates) = ([vec![], vec![]], [vec![], vec![]]);
     for _ in 0..context.rounds {
         for (side, replaying) in [true, false].into_iter().enumerate() {
-            let pace = || paced(&writer, commits, interval);
-            let (p99, rate) = if replaying { replays.beside(pace)? } else { pace()? };
-            p99s[side].push(p99);
-            rates[side].push(rate);
+            let pace = || paced(&bus, &writer, interval, lasting);
+            let paced = if replaying { replays.beside(pace)? } else { pace()? };
+            p99s[side].push(paced.p99);
+            rates[side].push(paced.rate);
         }
     }
     ensure!(replays.wrong.load(Ordering::Relaxed) == 0, "payloads of other records");
@@ -70,27 +70,31 @@ fn run(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Commits one record each `interval` seconds; returns the 99th percentile of how long one took, in
-/// microseconds, and the records a second.
-fn paced(writer: &Writer, commits: u64, interval: f64) -> anyhow::Result<(f64, f64)> {
-    let mut micros = Vec::with_capacity(commits as usize);
+/// What a writer came to.
+struct Paced {
+    p99: f64,
+    rate: f64,
+}
+
+/// Commits one record each `interval` seconds, for so long; the 99th percentile is of how long a
+/// commit took, in microseconds.
+fn paced(bus: &Bus, writer: &Writer, interval: f64, lasting: Duration) -> anyhow::Result<Paced> {
+    let mut micros = Vec::new();
     let mut payload = [0; SMALL];
-    let mut last = None;
+    let mut next = bus.committed_lsn().get() + 1;
     let begun = Instant::now();
-    for number in 0..commits {
-        let due = Duration::from_secs_f64(interval * number as f64);
+    while begun.elapsed() < lasting {
+        let due = Duration::from_secs_f64(interval * micros.len() as f64);
         thread::sleep(due.saturating_sub(begun.elapsed()));
-        let next = last.map_or(number, |last: u64| last + 1);
-        // The first is a guess: its reader is not told its LSN before it is committed.
         fill(&mut payload, next);
         let committing = Instant::now();
-        let lsn = writer.append(u16::from(last.is_some()), next, &payload)?.get();
+        let lsn = writer.append(1, next, &payload)?.get();
         micros.push(committing.elapsed().as_secs_f64() * 1e6);
-        ensure!(last.is_none_or(|last| lsn == last + 1), "{lsn} does not follow {last:?}");
-        last = Some(lsn);
+        ensure!(lsn == next, "record {next} got the LSN {lsn}");
+        next += 1;
     }
-    let rate = commits as f64 / begun.elapsed().as_secs_f64();
-    Ok((percentile(&mut micros, 0.99), rate))
+    let rate = micros.len() as f64 / begun.elapsed().as_secs_f64();
+    Ok(Paced { p99: percentile(&mut micros, 0.99), rate })
 }
 
 /// Consumers that begin again whenever they come too close to the end.
@@ -112,9 +116,8 @@ impl Replays<'_> {
             let subscribe = subscribe.on_position_lost(OnPositionLost::Earliest);
             let subscription = subscribe.run(move |batch: &Batch<'_>| {
                 let strangers = batch.iter().filter(|record| {
-                    // Kind 0 is what did not know its LSN.
                     let number = record.payload().first_chunk().map(|n| u64::from_le_bytes(*n));
-                    record.kind() != 0 && number != Some(record.lsn().get())
+                    number != Some(record.lsn().get())
                 });
                 wrong.fetch_add(strangers.count() as u64, Ordering::Relaxed);
                 read.fetch_add(batch.len() as u64, Ordering::Relaxed);

@@ -37,7 +37,7 @@ fn beside_nodedb(context: &Context) -> anyhow::Result<()> {
     let dir = tempfile::tempdir_in(&context.dir)?;
     let bytes = context.scaled(256 << 20, 64 << 20);
     let log = Log::write(dir.path().join("log"), bytes, SMALL, Bus::builder())?;
-    let peer = PeerLog::write(dir.path().join("peer"), context.scaled(1 << 17, 1 << 14))?;
+    let peer = PeerLog::write(dir.path().join("peer"), context.scaled(3 << 16, 1 << 14))?;
     let bus = reopen(&log)?;
     let paged = Consumer::start(bus.subscribe("paged").batch_records_max(PAGE))?;
     let label = format!("eventplane, {} records", log.written.records);
