@@ -58,10 +58,9 @@ pub fn commit_micros(bus: &Bus, writer: &Writer, commits: u64) -> anyhow::Result
     Ok(micros)
 }
 
-/// The value that `fraction` of the samples do not exceed.
+/// The smallest sample that `fraction` of them do not exceed.
 pub fn percentile(samples: &mut [f64], fraction: f64) -> f64 {
     samples.sort_by(f64::total_cmp);
-    let last = samples.len().saturating_sub(1);
-    let at = (samples.len() as f64 * fraction) as usize;
-    samples.get(at.min(last)).copied().unwrap_or(f64::NAN)
+    let rank = (samples.len() as f64 * fraction).ceil() as usize;
+    samples.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }

@@ -14,6 +14,7 @@ use anyhow::{Context as _, ensure};
 use eventplane::{Ack, Batch, Bus, Lsn, Retention, Signal, Start, Tier};
 
 use super::PATIENCE;
+use crate::disk;
 use crate::load::{LARGE, Log, fill};
 use crate::report::{Bar, divide};
 use crate::{Bench, Context};
@@ -25,6 +26,11 @@ const FRAMED: u64 = LARGE as u64 + 16;
 
 fn run(context: &Context) -> anyhow::Result<()> {
     let behind = context.scaled(4 << 30, 64 << 20);
+    let free = disk::free_bytes(&context.dir)?;
+    if free < 2 * behind {
+        context.report.skip(BENCH.name, &format!("{} MiB free of {}", free >> 20, behind >> 19));
+        return Ok(());
+    }
     let dir = context.dir.join("chase");
     let builder = Bus::builder().cold_bytes_per_second(None);
     let builder = builder.retention(Retention::bytes(behind + behind / 2));

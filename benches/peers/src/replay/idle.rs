@@ -43,7 +43,8 @@ fn run(context: &Context) -> anyhow::Result<()> {
     report.figure(BENCH.name, "processor, % of a core", &idle);
     report.ratio(BENCH.name, &idle, Bar::AtMost(1.0));
     report.figure(WAKE, "processor time of waking all of them once, ms", &woken);
-    report.sample(WAKE, "us p50", ("commits, 1,000 subscribers", &p50s[0]), ("one", &p50s[1]));
+    let label = format!("commits beside {subscribers} subscribers");
+    report.sample(WAKE, "us p50", (&label, &p50s[0]), ("commits beside one", &p50s[1]));
     report.ratio(WAKE, &divide(&p50s[0], &p50s[1]), Bar::AtMost(3.0));
     Ok(())
 }

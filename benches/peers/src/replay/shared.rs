@@ -1,6 +1,7 @@
 //! Eight consumers that catch up from one point: what the device has to read for them, beside what
 //! it has to read for one.
 
+use anyhow::ensure;
 use eventplane::Bus;
 
 use super::consumer::{Consumer, reopen};
@@ -31,5 +32,8 @@ fn read_by(consumers: &[Consumer], log: &Log) -> anyhow::Result<f64> {
     let before = disk::read_bytes()?;
     consumers.iter().try_for_each(Consumer::rewind)?;
     consumers.iter().try_for_each(|consumer| consumer.finish(log))?;
-    Ok((disk::read_bytes()? - before) as f64 / 1e6)
+    let read = disk::read_bytes()? - before;
+    // Less would mean that the cache had not been dropped.
+    ensure!(read > log.payload_bytes() / 10 * 9, "only {read} bytes were read");
+    Ok(read as f64 / 1e6)
 }

@@ -23,7 +23,7 @@ const RING_BYTES: u64 = 8 << 20;
 const SEGMENT_BYTES: u64 = 4 << 20;
 
 fn run(context: &Context) -> anyhow::Result<()> {
-    let switches = context.scaled(60, 8);
+    let switches = context.scaled(100, 8);
     let dir = tempfile::tempdir_in(&context.dir)?;
     let bus = Bus::builder()
         .segment_bytes(SEGMENT_BYTES)
