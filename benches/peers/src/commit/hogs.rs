@@ -13,7 +13,7 @@ pub const BENCH: Bench = Bench { name: "hogs_p99", run };
 const HOGS: usize = 2;
 
 fn run(context: &Context) -> anyhow::Result<()> {
-    let commits = context.scaled(4_000, 500);
+    let commits = context.scaled(4_000, 200);
     let dir = tempfile::tempdir_in(&context.dir)?;
     let bus = open(dir.path())?;
     let writer = bus.writer();

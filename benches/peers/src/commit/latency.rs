@@ -18,7 +18,7 @@ const BARE_BYTES: u64 = 16 << 20;
 const PAGE: u64 = 4_096;
 
 fn run(context: &Context) -> anyhow::Result<()> {
-    let commits = context.scaled(2_000, 500);
+    let commits = context.scaled(2_000, 200);
     let dir = tempfile::tempdir_in(&context.dir)?;
     let bus = open(&dir.path().join("log"))?;
     let writer = bus.writer();

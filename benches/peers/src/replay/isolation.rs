@@ -42,7 +42,7 @@ fn run(context: &Context) -> anyhow::Result<()> {
     Log::write(dir.path().join("log"), distances.log, SMALL, builder.clone())?;
     let bus = builder.open(dir.path().join("log"))?;
     let writer = bus.writer();
-    let mut micros = commit_micros(&bus, &writer, context.scaled(2_000, 500))?;
+    let mut micros = commit_micros(&bus, &writer, context.scaled(2_000, 200))?;
     // By the median, lest a moment in which the disk was busy makes for an easy pace.
     let interval = 2.0 * percentile(&mut micros, 0.5) / 1e6;
     let lasting = Duration::from_millis(context.scaled(3_000, 250));

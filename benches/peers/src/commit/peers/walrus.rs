@@ -10,9 +10,10 @@ use super::{Payload, Peer, WALRUS, beside};
 use crate::Context;
 
 pub fn run(context: &Context) -> anyhow::Result<()> {
-    // It reads these two and nothing else; it would print every step.
+    // It can be told in no other way where to write, and not to print every step.
     //
-    // SAFETY: rows run one after the other, on this thread alone, and end the threads they start.
+    // SAFETY: rows run one after the other, on this thread; what other threads a row may have left
+    // behind read the environment through Rust's own lock, if at all.
     unsafe {
         env::set_var("WALRUS_QUIET", "1");
         env::set_var("WALRUS_DATA_DIR", &context.dir);
