@@ -11,7 +11,9 @@
 //! ```
 
 mod commit;
+mod disk;
 mod hot;
+mod load;
 mod machine;
 mod replay;
 mod report;
@@ -39,6 +41,9 @@ struct Arguments {
     /// Prints the names of the rows.
     #[arg(long)]
     list: bool,
+    /// What a row has another process do.
+    #[arg(long, hide = true)]
+    append_until_killed: Option<PathBuf>,
 }
 
 /// What a row has to know.
@@ -65,6 +70,9 @@ pub struct Bench {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(dir) = &arguments.append_until_killed {
+        return replay::append_until_killed(dir);
+    }
     let benches = [hot::BENCHES, commit::BENCHES, replay::BENCHES].concat();
     let wanted = |bench: &&&Bench| {
         arguments.rows.is_empty() || arguments.rows.iter().any(|row| bench.name.contains(row))
