@@ -18,7 +18,9 @@ fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries {
         let path = entry.expect("a readable directory").path();
-        if path.is_dir() {
+        if path.is_dir() && path.file_name().is_some_and(|name| name == "target") {
+            // What a build made.
+        } else if path.is_dir() {
             rust_files(&path, into);
         } else if path.extension().is_some_and(|e| e == "rs") {
             into.push(path);

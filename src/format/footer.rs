@@ -101,6 +101,7 @@ pub(crate) fn seek_time(index: &[IndexEntry], nanos: u64) -> Option<&IndexEntry>
 pub(crate) struct KindSet([u64; 4]);
 
 impl KindSet {
+    #[inline]
     pub(crate) fn insert(&mut self, kind: u16) {
         let (word, bit) = Self::place(kind);
         self.0[word] |= bit;

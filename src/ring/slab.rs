@@ -102,6 +102,7 @@ impl Slab {
     /// The range lies above the committed position, and the caller is the only one entitled to it:
     /// the holder of the append lock for bytes not yet closed, the committer for closed blocks.
     #[allow(clippy::mut_from_ref)]
+    #[inline]
     pub(crate) unsafe fn bytes_mut(&self, from: usize, to: usize) -> &mut [u8] {
         assert!(from <= to && to <= self.arena.slab_bytes());
         self.touched.write(from, to);
