@@ -122,6 +122,14 @@ mod tests {
     }
 
     #[test]
+    fn poison_says_whether_somebody_sleeps() {
+        assert!(!Committed::new(64).poison());
+        let word = Committed::new(0);
+        assert!(word.announce_sleep(word.load()));
+        assert!(word.poison());
+    }
+
+    #[test]
     fn poison_wakes_and_stays() {
         let word = Committed::new(64);
         assert!(word.announce_sleep(word.load()));

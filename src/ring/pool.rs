@@ -207,3 +207,35 @@ impl Pool {
         self.retired.remove(spare)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory that consumers pinned beyond the ring goes back, but for what is kept warm.
+    #[test]
+    fn trimming_gives_back_what_is_spare_and_not_warm() {
+        let options = Options {
+            slab_bytes: 64 << 10,
+            ring_bytes: 128 << 10,
+            pin_budget_bytes: 256 << 10,
+            consumers_max: 1,
+            ..Options::default()
+        };
+        let ring = Ring::new(&options, options.memory_geometry(), 0, Lsn::ZERO).unwrap();
+        let pinned: Vec<_> = (0..6).map(|number| ring.open_slab(number).unwrap()).collect();
+        let pool = || {
+            let pool = ring.pool.lock();
+            (pool.retired.len(), pool.cold.len(), pool.fresh)
+        };
+        ring.trim();
+        assert_eq!(pool(), (4, 0, 6), "what is pinned stays");
+        drop(pinned);
+        ring.trim();
+        assert_eq!(pool(), (2, 2, 6));
+        assert!(ring.pool.lock().retired.iter().all(|slab| !slab.is_spare()));
+        assert!(ring.pool.lock().cold.iter().all(|slab| slab.is_spare()));
+        let (_, resident_bytes) = ring.resident();
+        assert_eq!(resident_bytes as u64, options.ring_bytes);
+    }
+}

@@ -71,3 +71,31 @@ impl Sleepers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sleeps_is_woken_once_and_nobody_else() {
+        let sleepers = Sleepers::default();
+        let [gone, asleep, awake] = [(); 3].map(|()| Arc::<Sleeper>::default());
+        [&gone, &asleep, &awake].map(|sleeper| sleepers.add(sleeper));
+        sleepers.remove(&gone);
+        [&gone, &asleep, &awake].map(|sleeper| sleeper.register());
+        awake.unregister();
+        let words = || [&gone, &asleep, &awake].map(|sleeper| sleeper.word.read());
+        let before = words();
+        sleepers.wake();
+        let after = words();
+        assert_eq!([0, 1, 2].map(|i: usize| after[i] != before[i]), [false, true, false]);
+        sleepers.wake();
+        assert_eq!(words(), after, "it has not gone to sleep again");
+        let seen = sleepers.bell();
+        sleepers.ring();
+        assert_ne!(sleepers.bell(), seen);
+        asleep.register();
+        sleepers.answer(seen, Duration::from_secs(60));
+        assert_ne!(words(), after, "the bell is answered");
+    }
+}

@@ -29,7 +29,7 @@ fn blocks(bed: &Bed, number: u64) -> Vec<usize> {
 /// Prior art: one bit flipped in the middle, and replay returned Ok with a hole.
 #[test]
 fn trap_03_damage_to_a_vouched_block_is_refused() {
-    let (bed, _) = log();
+    let (bed, model) = log();
     let whole = bed.segment_bytes(3);
     for &at in &blocks(&bed, 3)[..4] {
         // Flipped bits, and lost sectors that look exactly like a tear.
@@ -42,7 +42,12 @@ fn trap_03_damage_to_a_vouched_block_is_refused() {
             let error = bed.refuses(ErrorKind::Corrupt);
             assert_eq!(error.path(), Some(&*bed.segment(3)));
             assert_eq!((error.segment(), error.offset()), (Some(3), Some(at as u64)));
-            assert!(error.lsns().is_some() && error.is_damage());
+            assert!(error.is_damage());
+            let (first, last) = error.lsns().expect("which records it is about");
+            assert!(first <= last);
+            if at != blocks(&bed, 3)[3] {
+                assert_eq!(last.get() as usize, model.len(), "the last that is there");
+            }
             bed.patch(3, 0, &whole);
         }
     }
@@ -290,4 +295,66 @@ fn headers_that_overlap_are_not_checked_over_and_over_again() {
     let findings = log.verify().unwrap().findings;
     assert!(findings.iter().any(|e| e.to_string().contains("overlap")), "{findings:?}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// A log whose segment 0 is complete but has no footer, with nothing behind it.
+fn rolled_log() -> (Bed, usize) {
+    let bed = Bed::new(2, 2, false);
+    let rig = bed.open();
+    fill_to(&bed, &rig, &mut Vec::new(), 1, 5_000);
+    rig.kill();
+    let bytes = bed.options.segment_bytes as usize;
+    let region = crate::format::footer_bytes(bytes as u64) as usize;
+    bed.patch(0, bytes - region, &vec![0; region]);
+    bed.patch(1, PAGE, &vec![0; bytes - PAGE]);
+    let rolled = bed.geometry().rolled_block(0) as usize;
+    (bed, rolled)
+}
+
+/// The block that ends a segment vouches for the one before it.
+#[test]
+fn a_tear_before_a_rolling_block_is_damage() {
+    let (bed, _) = rolled_log();
+    let (start, _) = last_block(&bed, 0);
+    bed.patch(0, start + 1024, &[0; 512]);
+    let error = bed.refuses(ErrorKind::Corrupt);
+    assert_eq!((error.segment(), error.offset()), (Some(0), Some(start as u64)));
+}
+
+/// It is one sector: there, or not.
+#[test]
+fn a_rolling_block_cannot_be_torn() {
+    let (bed, rolled) = rolled_log();
+    bed.flip(0, rolled + 20);
+    assert_eq!(bed.refuses(ErrorKind::Corrupt).segment(), Some(0));
+}
+
+/// Sealed segments are not walked: what joins them is all that is looked at.
+#[test]
+fn a_sealed_segment_must_continue_the_one_before() {
+    let (bed, _) = log();
+    for number in 0..3 {
+        let whole = bed.segment_bytes(number);
+        let mut file = whole.clone();
+        let header = BlockHeader::read(&file[PAGE..]).unwrap();
+        let framed = header.framed_bytes();
+        let other = BlockHeader { prev_crc: header.prev_crc ^ 1, ..header };
+        crate::format::seal_block(&mut file[PAGE..PAGE + framed], &other);
+        bed.patch(number, 0, &file);
+        assert_eq!(bed.refuses(ErrorKind::Corrupt).segment(), Some(number));
+        bed.patch(number, 0, &whole);
+    }
+    bed.open();
+}
+
+/// Only the first piece of a file was looked at.
+#[test]
+fn the_last_byte_of_a_large_segment_is_somebodys_data() {
+    let bed = Bed::new(8, 2, false);
+    bed.open().kill();
+    std::fs::remove_file(bed.path().join("meta")).unwrap();
+    let bytes = bed.options.segment_bytes as usize;
+    bed.patch(0, 0, &vec![0; bytes]);
+    bed.patch(0, bytes - 1, &[1]);
+    bed.refuses(ErrorKind::Corrupt);
 }
