@@ -80,9 +80,9 @@ mod tests {
     fn who_sleeps_is_woken_once_and_nobody_else() {
         let sleepers = Sleepers::default();
         let [gone, asleep, awake] = [(); 3].map(|()| Arc::<Sleeper>::default());
-        [&gone, &asleep, &awake].map(|sleeper| sleepers.add(sleeper));
+        [&gone, &asleep, &awake].into_iter().for_each(|sleeper| sleepers.add(sleeper));
         sleepers.remove(&gone);
-        [&gone, &asleep, &awake].map(|sleeper| sleeper.register());
+        [&gone, &asleep, &awake].into_iter().for_each(|sleeper| sleeper.register());
         awake.unregister();
         let words = || [&gone, &asleep, &awake].map(|sleeper| sleeper.word.read());
         let before = words();
