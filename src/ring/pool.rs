@@ -223,14 +223,18 @@ mod tests {
             ..Options::default()
         };
         let ring = Ring::new(&options, options.memory_geometry(), 0, Lsn::ZERO).unwrap();
-        let pinned: Vec<_> = (0..6).map(|number| ring.open_slab(number).unwrap()).collect();
+        let mut pinned: Vec<_> = (0..6).map(|number| ring.open_slab(number).unwrap()).collect();
         let pool = || {
             let pool = ring.pool.lock();
             (pool.retired.len(), pool.cold.len(), pool.fresh)
         };
         ring.trim();
         assert_eq!(pool(), (4, 0, 6), "what is pinned stays");
+        let one = pinned.swap_remove(3);
         drop(pinned);
+        ring.trim();
+        assert_eq!(pool(), (3, 1, 6), "the youngest is pinned still");
+        drop(one);
         ring.trim();
         assert_eq!(pool(), (2, 2, 6));
         assert!(ring.pool.lock().retired.iter().all(|slab| !slab.is_spare()));
