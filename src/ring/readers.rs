@@ -39,15 +39,17 @@ impl Place {
         self.sought.store(position, Ordering::Relaxed);
     }
 
-    /// The consumer is there.
+    /// The consumer is there. Release: who sees that nothing is sought any more sees it there.
     pub(crate) fn arrive(&self, position: u64) {
         self.at.store(position, Ordering::Relaxed);
-        self.sought.store(NOWHERE, Ordering::Relaxed);
+        self.sought.store(NOWHERE, Ordering::Release);
     }
 
-    /// Everything before it may go.
+    /// Everything before it may go. What is sought is looked at first: a consumer that arrives in
+    /// between would else be taken for where it came from, and find its target gone.
     fn needs(&self) -> u64 {
-        self.at().min(self.sought.load(Ordering::Relaxed))
+        let sought = self.sought.load(Ordering::Acquire);
+        sought.min(self.at())
     }
 }
 
