@@ -119,6 +119,37 @@ fn a_missing_first_segment_moves_the_start() {
     assert_eq!(read_all(&sample.dir), sample.records[last as usize..]);
 }
 
+/// With the first segments missing, the next one says where the log begins: never by the header of
+/// a block that is damaged, which may name any LSN.
+#[test]
+fn a_damaged_block_does_not_say_where_the_log_begins() {
+    for newest in [false, true] {
+        let sample = Sample::new(40);
+        let left = if newest { sample.open_segment() } else { 1 };
+        let (first, _) = sample.lsns_of(left);
+        for number in 0..left {
+            fs::remove_file(segment_file(&sample.dir, number)).unwrap();
+        }
+        let far = (1_u64 << 60).to_le_bytes();
+        overwrite(&segment_file(&sample.dir, left), PAGE + 32, &far);
+        let mut log = LogDir::open(&sample.dir).unwrap();
+        let report = log.verify().unwrap();
+        assert_eq!(report.records, 0, "{report:?}");
+        assert_eq!(log.info().unwrap().records, if newest { 0 } else { 41 - first });
+        let done = log.repair().unwrap();
+        // The newest has no footer that would know.
+        assert_eq!(
+            done.first_lsn,
+            Lsn::new(if newest { 1 } else { first }),
+            "{done:?}"
+        );
+        assert_eq!(done.generation, 1);
+        assert!(log.verify().unwrap().findings.is_empty());
+        drop(log);
+        assert_eq!(read_all(&sample.dir), []);
+    }
+}
+
 #[test]
 fn a_missing_newest_segment_is_found() {
     let sample = Sample::new(40);

@@ -168,7 +168,14 @@ impl<'a> Checker<'a> {
         let Some(chain) = self.chain else {
             // Nothing is known of what was before: this block is where knowledge begins.
             let begin = before(header);
-            (self.out.chain, self.out.last) = (begin, begin);
+            self.out.last = begin;
+            if offset != self.at {
+                let from = self.out.chain.next_lsn;
+                let lost = (from < begin.next_lsn).then(|| (from, begin.next_lsn - 1));
+                self.lose(nonzero, lost, "blocks are damaged");
+                return;
+            }
+            self.out.chain = begin;
             self.out.index = FooterBuilder::new(
                 self.walker.number,
                 self.walker.salt,
@@ -177,9 +184,6 @@ impl<'a> Checker<'a> {
                 header.first_lsn,
             )
             .continuing(header.prev_crc);
-            if offset != self.at {
-                self.lose(nonzero, None, "blocks are damaged");
-            }
             return;
         };
         let due = self.is_due(offset);

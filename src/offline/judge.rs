@@ -69,7 +69,7 @@ impl Scanner<'_> {
             self.rebuild(j, Some(j.checked.index.finish(true)));
             self.complete(j, &j.checked.index.finish(true));
         } else {
-            let lsn = self.scan_ahead_lsn(j);
+            let lsn = self.scan_ahead_lsn(j)?;
             self.loss(j.found, j.checked.end, lsn, "the segment does not end, but blocks follow");
             self.give_up(j, None);
         }
@@ -81,10 +81,11 @@ impl Scanner<'_> {
     }
 
     /// The records between the end of this segment and the next.
-    fn scan_ahead_lsn(&self, j: &Judged<'_>) -> Option<(u64, u64)> {
+    fn scan_ahead_lsn(&self, j: &Judged<'_>) -> Result<Option<(u64, u64)>> {
         let from = j.checked.chain.next_lsn;
-        let first = j.next?.first_block?.first_lsn;
-        (first > from).then(|| (from, first - 1))
+        let Some(next) = j.next else { return Ok(None) };
+        let (first, _) = self.beginning(next)?;
+        Ok(first.filter(|&first| first > from).map(|first| (from, first - 1)))
     }
 
     /// Blocks are lost in the middle.

@@ -1,13 +1,14 @@
 //! All segments in order: what each holds, what is wrong, where the log would have to be cut.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::check::{Checker, before};
 use super::judge::Judged;
 use super::{SegmentInfo, SegmentState};
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{AlignedBuf, Disk, DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Footer, Meta, footer_bytes};
+use crate::format::{Footer, Meta, footer_bytes, verify_block};
 use crate::limits;
 use crate::log::{Chain, Found, Survey, Walker};
 use crate::lsn::{Geometry, Lsn};
@@ -129,7 +130,7 @@ impl<'a> Scanner<'a> {
         for (i, (number, found)) in looked.iter().enumerate() {
             let later = &looked[i + 1..];
             if *number != expected {
-                self.missing(expected, *number, found.as_ref().ok());
+                self.missing(expected, *number, found.as_ref().ok())?;
             }
             match found {
                 Ok(found) => self.segment(found, later)?,
@@ -140,7 +141,7 @@ impl<'a> Scanner<'a> {
         // A segment that is damaged itself promises none behind it.
         let last = self.scan.segments.last().map(|segment| segment.state);
         if self.tail.is_none() && last != Some(SegmentState::Damaged) {
-            self.missing(expected, expected + 1, None);
+            self.missing(expected, expected + 1, None)?;
         }
         Ok(self.scan)
     }
@@ -158,9 +159,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// Segments `from` to `to - 1` are not there; `next` is the one at `to`.
-    fn missing(&mut self, from: u64, to: u64, next: Option<&Found>) {
+    fn missing(&mut self, from: u64, to: u64, next: Option<&Found>) -> Result<()> {
         let next_lsn = self.chain.map_or(self.scan.next_lsn, |chain| chain.next_lsn);
-        let first_lsn = next.and_then(first_lsn_of);
+        let (first_lsn, chain) = match next {
+            Some(next) => self.beginning(next)?,
+            None => (None, None),
+        };
         let survey = self.survey();
         // The name of one file says how many there are: any number.
         let listed = to.min(from + limits::MISSING_LISTED_MAX);
@@ -183,11 +187,36 @@ impl<'a> Scanner<'a> {
             Some(lsn) => {
                 self.scan.begins = Some((to, lsn));
                 (self.scan.first_lsn, self.scan.next_lsn) = (lsn, lsn);
+                self.chain = chain;
             }
             // Behind the end, a segment that is missing was only prepared.
-            None => self.cut_at(from, 0, next_lsn, self.tail.is_none()),
+            None => {
+                self.cut_at(from, 0, next_lsn, self.tail.is_none());
+                self.chain = None;
+            }
         }
-        self.chain = None;
+        Ok(())
+    }
+
+    /// The LSN that a segment begins with, and what its first block continues. That block is
+    /// checked, since a damaged header may name any LSN; without it the footer counts.
+    pub(super) fn beginning(&self, found: &Found) -> Result<(Option<u64>, Option<Chain>)> {
+        let geometry = self.geometry;
+        let file = self.open(found)?;
+        let slab = geometry.slab_of(geometry.segment_start(found.number));
+        let mut buffer = AlignedBuf::zeroed(geometry.slab_bytes as usize);
+        walker(&geometry, found, &*file).read_slab(slab, &mut buffer)?;
+        let first = &buffer[geometry.first_block_offset(slab)..geometry.block_limit(slab)];
+        let good = verify_block(first, geometry.first_block(slab), found.salt).ok();
+        let chain = good.map(|first| before(&first));
+        let footer = || found.footer.as_ref().map(|footer| footer.first_lsn);
+        Ok((chain.map(|chain| chain.next_lsn).or_else(footer), chain))
+    }
+
+    fn open(&self, found: &Found) -> Result<Arc<dyn DiskFile>> {
+        let mode = OpenMode { write: false, create: false, direct: false };
+        let failed = |e| Error::io("cannot open a segment", &found.path, e);
+        self.disk.open(&found.path, mode).map_err(failed)
     }
 
     fn unreadable(&mut self, number: u64, error: &Error) -> Result<()> {
@@ -210,9 +239,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn segment(&mut self, found: &Found, later: &[(u64, Result<Found>)]) -> Result<()> {
-        let mode = OpenMode { write: false, create: false, direct: false };
-        let failed = |e| Error::io("cannot open a segment", &found.path, e);
-        let file = self.disk.open(&found.path, mode).map_err(failed)?;
+        let file = self.open(found)?;
         if let (Some(footer), Depth::Footers) = (&found.footer, self.depth) {
             self.trust(found, footer);
             return Ok(());
@@ -333,12 +360,6 @@ impl<'a> Scanner<'a> {
             .map_err(|e| Error::io("cannot read a footer", &found.path, e))?;
         Ok(region)
     }
-}
-
-/// The LSN that a segment begins with, as far as its footer or its first block tells.
-fn first_lsn_of(found: &Found) -> Option<u64> {
-    let first = found.first_block.filter(|first| first.salt == found.salt);
-    found.footer.as_ref().map(|f| f.first_lsn).or(first.map(|first| first.first_lsn))
 }
 
 pub(super) fn walker<'a>(
