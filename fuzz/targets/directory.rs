@@ -265,6 +265,9 @@ fn forge(disk: &SimDisk, [op, file, at, a, b, c, d, e]: [u8; 8]) {
         12 => forge_block(disk, file, at, true, |image| set(image, 64 + usize::from(a), &[b])),
         13 | 14 => patch(disk, file, (SEGMENT - FOOTER) as usize, |part| {
             let at = 32 + usize::from(at % 40) * 4;
+            if at + 8 > part.len() {
+                return;
+            }
             let value = number(b, c, word(part, at)).to_le_bytes();
             set(part, at, &value[..if d % 2 == 0 { 4 } else { 8 }]);
             reseal(part);

@@ -16,6 +16,7 @@ pub(crate) const ALL: &[Model] = &[
     Model { name: "ring_lap_reuse", preemptions: 3, run: lap_reuse },
     Model { name: "ring_retire", preemptions: 3, run: retire },
     Model { name: "ring_start_beside_retire", preemptions: 3, run: start_beside_retire },
+    Model { name: "ring_seek_beside_retire", preemptions: 3, run: seek_beside_retire },
     Model { name: "ring_oldest", preemptions: 3, run: oldest },
     Model { name: "ring_trim", preemptions: 3, run: trim },
     Model { name: "ring_sleep", preemptions: 3, run: sleep },
@@ -180,6 +181,25 @@ fn start_beside_retire() {
     drop(hold);
     thread.join().expect("the writer");
     assert!(ring.contains(position / SLAB), "slab {} has left", position / SLAB);
+}
+
+/// What a consumer seeks is there until it arrives, and then because it is there.
+fn seek_beside_retire() {
+    let ring = ring(4);
+    let place = Arc::new(Place::new(SLAB));
+    ring.readers.add(&place);
+    drop(ring.open_slab(0));
+    drop(ring.open_slab(1));
+    ring.publish(SLAB + 8, Lsn::new(1));
+    let writer = Arc::clone(&ring);
+    let thread = thread::spawn(move || writer.retire());
+    let hold = ring.readers.hold();
+    let target = ring.oldest_position();
+    place.seek(target);
+    drop(hold);
+    place.arrive(target);
+    thread.join().expect("the writer");
+    assert!(ring.contains(target / SLAB), "slab {} has left", target / SLAB);
 }
 
 /// Whoever starts at the oldest position finds its slab, or a later oldest one.

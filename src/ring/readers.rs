@@ -5,8 +5,9 @@
 //! Whether memory may be written to again is never asked here (see the module `ring`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use crate::sync::atomic::AtomicU64;
 use crate::sync::{Mutex, planted};
 
 const NOWHERE: u64 = u64::MAX;
@@ -48,6 +49,9 @@ impl Place {
     /// Everything before it may go. What is sought is looked at first: a consumer that arrives in
     /// between would else be taken for where it came from, and find its target gone.
     fn needs(&self) -> u64 {
+        if planted("needs_looks_at_the_place_first") {
+            return self.at().min(self.sought.load(Ordering::Acquire));
+        }
         let sought = self.sought.load(Ordering::Acquire);
         sought.min(self.at())
     }

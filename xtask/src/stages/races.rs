@@ -11,9 +11,9 @@ pub const STAGES: &[Stage] = &[
         run: "target/loom/debug/models",
         budget_seconds: 200,
         rows: &[
-            row("loom_models", 21, 21),
+            row("loom_models", 22, 22),
             row("loom_executions", 350_000, 510_000),
-            row("loom_controls", 20, 20),
+            row("loom_controls", 23, 23),
         ],
     },
     Stage {

@@ -21,6 +21,13 @@ const NEEDED: &[(&str, &str, &str)] = &[
         "match self.word.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed) {",
         "ring_publish_read log_ticket",
     ),
+    // Who sees that nothing is sought any more sees the consumer there.
+    ("ring/readers.rs", "self.sought.store(NOWHERE, Ordering::Release);", "ring_seek_beside_retire"),
+    (
+        "ring/readers.rs",
+        "let sought = self.sought.load(Ordering::Acquire);",
+        "ring_seek_beside_retire",
+    ),
     // The sleeper's registration is seen with the bit.
     (
         "ring/committed.rs",
@@ -72,6 +79,7 @@ const PLANTED: &[(&str, &str)] = &[
     ("announce_sleep_only_loads", "ring_sleep_beside_another"),
     ("take_does_not_ask", "ring_lap_reuse"),
     ("retire_ignores_holds", "ring_start_beside_retire"),
+    ("needs_looks_at_the_place_first", "ring_seek_beside_retire"),
     ("sleep_word_is_read_late", "consumer_stop"),
     ("wait_ignores_seeks", "consumer_seek"),
     ("lead_forgets_the_rest", "log_two_producers"),
