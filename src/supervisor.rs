@@ -73,6 +73,7 @@ impl Supervisor {
 
     /// One look at everything.
     pub(crate) fn tick(&self) {
+        self.plane.log.clock.adjust();
         let consumers = self.plane.consumers();
         let exhausted = self.plane.budget.take_exhausted();
         let heaviest = exhausted.then(|| heaviest(&consumers)).flatten();

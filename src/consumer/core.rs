@@ -18,7 +18,7 @@ use super::batch::{Batch, Lender};
 use super::filter::Filter;
 use super::options::{Ack, LossCause, OnPositionLost, Retry, Signal};
 use super::plane::Plane;
-use super::state::{Activity, State};
+use super::state::{Activity, State, add};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::lsn::Lsn;
@@ -303,7 +303,7 @@ impl Consumer {
             }
             let check = |position, block: &[u8]| {
                 if held.verify(position, block)? {
-                    state.checked.fetch_add(block.len() as u64, Ordering::Relaxed);
+                    add(&state.checked, block.len() as u64);
                 }
                 Ok(())
             };
@@ -322,12 +322,12 @@ impl Consumer {
     }
 
     fn count(&mut self, scan: &Scan, begun: Option<u64>) {
-        self.state.walked.fetch_add(scan.walked, Ordering::Relaxed);
+        add(&self.state.walked, scan.walked);
         if !self.held.is_replay() {
             return;
         }
         let tier = self.phase.tier() as usize;
-        self.state.replayed[tier].fetch_add(scan.block_bytes, Ordering::Relaxed);
+        add(&self.state.replayed[tier], scan.block_bytes);
         if let Some(begun) = begun {
             let took = self.plane.log.clock.now().saturating_sub(begun);
             self.state.metrics.page_seconds.record(Duration::from_nanos(took));
@@ -338,7 +338,7 @@ impl Consumer {
         let clock = &self.plane.log.clock;
         self.with_batch(scan, |state, batch, time_nanos| {
             let begun = clock.now();
-            let waited = clock.wall().saturating_sub(time_nanos);
+            let waited = clock.wall_at(begun).saturating_sub(time_nanos);
             state.metrics.delivery_seconds.record(Duration::from_nanos(waited));
             state.last_time_nanos.store(time_nanos, Ordering::Relaxed);
             state.in_callback.store(true, Ordering::Relaxed);

@@ -15,7 +15,7 @@
 //! number of its own: the block's checksum covers it, its LSN is the block's first plus its
 //! index. PRESENT makes zeros no record, so a walk can never run through bytes not written.
 
-use super::{align_up, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
+use super::{align_up, get_u64, put_u64};
 
 /// What a record takes besides its payload and padding.
 pub(crate) const RECORD_HEADER_BYTES: usize = 16;
@@ -45,27 +45,33 @@ pub(crate) fn write_header(
     kind: u16,
     key: u64,
 ) {
-    put_u32(out, 0, payload_bytes);
-    put_u16(out, 4, kind);
-    put_u16(out, 6, FLAG_PRESENT);
+    // The fields of the first word, in the order of their bytes.
+    let word = u64::from(payload_bytes) | u64::from(kind) << 32 | u64::from(FLAG_PRESENT) << 48;
+    put_u64(out, 0, word);
     put_u64(out, 8, key);
 }
 
-/// The record at `body[offset..]` and the offset of the one behind it. `None` where there is no
-/// well-formed record that fits the body, padding included.
+/// The record that `bytes` begin with, and what lies behind it. `None` where there is no
+/// well-formed record that fits, padding included.
+#[inline]
+pub(crate) fn split(bytes: &[u8]) -> Option<(RawRecord<'_>, &[u8])> {
+    let (header, rest) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+    let (word, key) = (get_u64(header, 0)?, get_u64(header, 8)?);
+    if (word >> 48) as u16 != FLAG_PRESENT {
+        return None;
+    }
+    let payload_bytes = word as u32 as usize;
+    let (padded, rest) =
+        rest.split_at_checked(align_up(payload_bytes as u64, RECORD_ALIGN) as usize)?;
+    let (kind, payload) = ((word >> 32) as u16, padded.get(..payload_bytes)?);
+    Some((RawRecord { kind, key, payload }, rest))
+}
+
+/// The record at `body[offset..]` and the offset of the one behind it; `None` as for [`split`].
 #[inline]
 pub(crate) fn read(body: &[u8], offset: usize) -> Option<(RawRecord<'_>, usize)> {
-    let (header, rest) = body.get(offset..)?.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-    if get_u16(header, 6)? != FLAG_PRESENT {
-        return None;
-    }
-    let payload = rest.get(..get_u32(header, 0)? as usize)?;
-    let next = offset + record_bytes(payload.len());
-    if next > body.len() {
-        return None;
-    }
-    let record = RawRecord { kind: get_u16(header, 4)?, key: get_u64(header, 8)?, payload };
-    Some((record, next))
+    let (record, rest) = split(body.get(offset..)?)?;
+    Some((record, body.len() - rest.len()))
 }
 
 #[cfg(test)]

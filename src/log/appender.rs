@@ -59,8 +59,9 @@ pub(crate) struct Appender {
     current: SlabArc,
     /// The slab after the current one, ready to be entered without waiting.
     pub(crate) next: Option<SlabArc>,
-    /// Where the current slab's room for blocks ends.
+    /// Where the current slab's room for blocks ends, and the open block's: at most there.
     limit: usize,
+    block_limit: usize,
     /// The open block: its header's offset, the end of its committed records, their number.
     block_start: usize,
     end: usize,
@@ -100,11 +101,13 @@ impl Appender {
         offset: usize,
         next_lsn: Lsn,
     ) -> Appender {
+        let limit = geometry.block_limit(current.number());
         Appender {
             geometry,
             block_bytes_max,
             block_close_bytes,
-            limit: geometry.block_limit(current.number()),
+            limit,
+            block_limit: limit.min(offset + block_bytes_max),
             current,
             next: None,
             block_start: offset,
@@ -148,22 +151,17 @@ impl Appender {
         key: u64,
         payload_bytes: usize,
     ) -> Result<&mut [u8]> {
-        if payload_bytes > payload_bytes_max(self.block_bytes_max) {
-            return Err(self.too_large(payload_bytes));
-        }
-        let size = record_bytes(payload_bytes);
-        let fits = batch.end + size <= self.limit
-            && batch.end + size - self.block_start <= self.block_bytes_max;
-        if !fits {
+        // None where not even another header fits. What is within it can be rounded up.
+        let room = self.block_limit.saturating_sub(batch.end);
+        if payload_bytes > room || record_bytes(payload_bytes) > room {
             self.make_room(batch, payload_bytes)?;
         }
+        let size = record_bytes(payload_bytes);
         // SAFETY: the range lies behind the open block's committed records, above the committed
         // position, and `&mut self` is the append lock.
         let out = unsafe { self.current.bytes_mut(batch.end, batch.end + size) };
-        let (header, rest) = out.split_at_mut(RECORD_HEADER_BYTES);
-        if let Ok(header) = header.try_into() {
-            write_record_header(header, payload_bytes as u32, kind, key);
-        }
+        let (header, rest) = out.split_first_chunk_mut().expect("a record is larger");
+        write_record_header(header, payload_bytes as u32, kind, key);
         // The padding is in the last word, and one store is cheaper than a call for up to 7 bytes.
         if let Some(last) = rest.last_chunk_mut::<8>() {
             *last = [0; 8];
@@ -186,6 +184,9 @@ impl Appender {
     /// Moves the batch to a block, and if need be a slab, of its own, where it fits.
     #[cold]
     fn make_room(&mut self, batch: &mut Extent, payload_bytes: usize) -> Result<()> {
+        if payload_bytes > payload_bytes_max(self.block_bytes_max) {
+            return Err(self.too_large(payload_bytes));
+        }
         let bytes = batch.end - batch.start;
         let whole = BLOCK_HEADER_BYTES + bytes + record_bytes(payload_bytes);
         if whole > self.block_bytes_max {
@@ -235,6 +236,11 @@ impl Appender {
         self.block_start = self.geometry.first_block_offset(next.number());
         self.current = next;
         self.end = self.block_start + BLOCK_HEADER_BYTES;
+        self.limit_block();
+    }
+
+    fn limit_block(&mut self) {
+        self.block_limit = self.limit.min(self.block_start + self.block_bytes_max);
     }
 
     /// Makes the batch part of the open block and gives its records their LSNs. Returns the first.
@@ -304,6 +310,7 @@ impl Appender {
     fn open_block_at(&mut self, offset: usize) {
         self.block_start = offset;
         self.end = offset + BLOCK_HEADER_BYTES;
+        self.limit_block();
         self.records = 0;
         self.batches = 0;
         self.sequence += 1;

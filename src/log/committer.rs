@@ -221,7 +221,7 @@ impl Committer {
     /// The next block. The open one is closed for it only while nothing is in flight (what is in
     /// flight is the time in which a group gathers) and, deferred, when the interval is over.
     fn take(&mut self, log: &Log) -> Option<ClosedBlock> {
-        let mut appender = log.append.lock();
+        let mut appender = log.writing.append.lock();
         let partial = match log.mode {
             CommitMode::Deferred { .. } => self.is_pressed(log, &appender),
             CommitMode::Synced | CommitMode::Memory => self.in_flight.is_empty(),
@@ -332,7 +332,7 @@ impl Committer {
         }
         match log.mode {
             CommitMode::Deferred { bytes: limit, .. } => {
-                bytes >= limit || self.is_pressed(log, &log.append.lock())
+                bytes >= limit || self.is_pressed(log, &log.writing.append.lock())
             }
             _ => bytes >= limits::SYNC_BYTES || self.queue_in_flight() == 0,
         }
@@ -439,7 +439,7 @@ impl Committer {
 
     /// Gives the role back if nothing is pending. Returns whether it did.
     fn release(&mut self, log: &Log) -> bool {
-        let mut appender = log.append.lock();
+        let mut appender = log.writing.append.lock();
         if appender.has_work() {
             return false;
         }
@@ -458,7 +458,7 @@ impl Committer {
     /// Deferred: sleeps until the interval is over, a block is full or somebody wants a sync.
     fn wait_for_interval(&mut self, log: &Log) {
         let seen = log.kick.read();
-        let mut appender = log.append.lock();
+        let mut appender = log.writing.append.lock();
         let Some(left) = self.interval_left(log, &appender) else {
             return;
         };

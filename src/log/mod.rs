@@ -28,6 +28,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::lsn::{Geometry, Lsn};
@@ -67,6 +69,17 @@ pub(crate) struct LogCounters {
     pub(crate) blocks: AtomicU64,
 }
 
+/// What changes with every batch: on cache lines of its own, since consumers read its neighbours on
+/// every step.
+struct Writing {
+    append: Mutex<Appender>,
+    /// The thread whose batch holds the append lock, 0 if none does. Relaxed: a thread only looks
+    /// for itself, and the tick samples it to find batches held too long.
+    holder: AtomicUsize,
+    /// Batches begun. Relaxed: written by the holder of the lock, and only told.
+    batches: AtomicU64,
+}
+
 /// The log of one bus. Shared by writers, the committer thread and consumers.
 pub(crate) struct Log {
     pub(crate) geometry: Geometry,
@@ -75,12 +88,7 @@ pub(crate) struct Log {
     mode: CommitMode,
     append_timeout: Duration,
     watermark_idle: u64,
-    append: Mutex<Appender>,
-    /// The thread whose batch holds the append lock, 0 if none does. Relaxed: a thread only looks
-    /// for itself, and the tick samples it to find batches held too long.
-    append_holder: AtomicUsize,
-    /// Batches begun.
-    batches: AtomicU64,
+    writing: CachePadded<Writing>,
     block_bytes_max: usize,
     /// Locked by whoever has the role; never contended.
     committer: Mutex<Committer>,
@@ -90,7 +98,7 @@ pub(crate) struct Log {
     /// `None` in memory.
     segments: Option<Arc<Segments>>,
     poison: OnceLock<Error>,
-    pub(crate) counters: LogCounters,
+    pub(crate) counters: CachePadded<LogCounters>,
     pub(crate) commit_seconds: metrics::Histogram,
     /// Without threads: whoever waits does the work (tests, simulation).
     threads: bool,
@@ -136,21 +144,23 @@ impl Log {
         committer.note_unvouched(&clock, &mut appender);
         Ok(Log {
             geometry,
-            append: Mutex::new(appender),
+            writing: CachePadded::new(Writing {
+                append: Mutex::new(appender),
+                holder: AtomicUsize::new(0),
+                batches: AtomicU64::new(0),
+            }),
             ring,
             clock,
             mode,
             append_timeout: options.append_timeout,
             watermark_idle: nanos(options.watermark_idle),
-            append_holder: AtomicUsize::new(0),
-            batches: AtomicU64::new(0),
             block_bytes_max,
             committer: Mutex::new(committer),
             kick: Futex::default(),
             waiters: Waiters::default(),
             segments,
             poison: OnceLock::new(),
-            counters: LogCounters::default(),
+            counters: CachePadded::default(),
             commit_seconds: metrics::histogram!("eventplane_commit_duration_seconds"),
             threads,
         })
@@ -171,15 +181,15 @@ impl Log {
 
     /// The number of the batch that holds the append lock, 0 if none does.
     pub(crate) fn held_batch(&self) -> u64 {
-        let held = self.append_holder.load(Ordering::Relaxed) != 0;
-        if held { self.batches.load(Ordering::Relaxed) } else { 0 }
+        let held = self.writing.holder.load(Ordering::Relaxed) != 0;
+        if held { self.writing.batches.load(Ordering::Relaxed) } else { 0 }
     }
 
     // ---- appending -------------------------------------------------------------------------
 
     /// The append lock, with the current and the next slab at hand.
     fn lock_for_append(&self) -> Result<MutexGuard<'_, Appender>> {
-        let mut appender = self.append.lock();
+        let mut appender = self.writing.append.lock();
         if appender.next.is_none() || appender.refusal.is_some() {
             appender = self.supply(appender)?;
         }
@@ -235,7 +245,7 @@ impl Log {
             } else {
                 self.drive()?;
             }
-            appender = self.append.lock();
+            appender = self.writing.append.lock();
         }
     }
 
@@ -327,7 +337,7 @@ impl Log {
     fn lead(&self) {
         let mut committer = self.committer.lock();
         {
-            let mut appender = self.append.lock();
+            let mut appender = self.writing.append.lock();
             while let Some(block) = appender.take(true) {
                 committer.push(block);
             }
@@ -335,7 +345,7 @@ impl Log {
         if let Err(error) = committer.write_pending(self) {
             self.poison(error);
         }
-        let mut appender = self.append.lock();
+        let mut appender = self.writing.append.lock();
         committer.note_unvouched(&self.clock, &mut appender);
         if appender.has_work() && self.poison.get().is_none() && self.threads {
             appender.role = Role::Handed;
@@ -354,7 +364,7 @@ impl Log {
 
     /// Takes the role if nobody has it and there is something to write. Returns whether it did.
     fn lead_if_free(&self) -> bool {
-        let mut appender = self.append.lock();
+        let mut appender = self.writing.append.lock();
         let idle = appender.role == Role::Free && self.poison.get().is_none();
         if !idle || !appender.has_work() {
             return false;
@@ -398,7 +408,7 @@ impl Log {
         if self.mode == CommitMode::Memory {
             return Ok(());
         }
-        let mut appender = self.append.lock();
+        let mut appender = self.writing.append.lock();
         let open = appender.has_open_records();
         let (sequence, end) = appender.place();
         let place = if open { (sequence, end) } else { appender.last_place() };
@@ -413,7 +423,7 @@ impl Log {
 
     /// Nothing more is appended; what follows is refused with `why`.
     pub(crate) fn refuse(&self, why: Error) {
-        let mut appender = self.append.lock();
+        let mut appender = self.writing.append.lock();
         appender.refusal.get_or_insert(why);
         drop(appender);
         if let Some(segments) = &self.segments {
@@ -448,7 +458,7 @@ impl Log {
                     let mut committer = self.committer.lock();
                     if let Err(error) = committer.run(self) {
                         self.poison(error);
-                        self.append.lock().role = Role::Free;
+                        self.writing.append.lock().role = Role::Free;
                     }
                 }
                 Some(false) => self.kick.sleep(seen, self.idle_timeout()),
@@ -464,7 +474,7 @@ impl Log {
 
     /// Takes the role if there is something to do: `Some(true)`. `None` at the end.
     fn claim(&self, stop: &AtomicBool) -> Option<bool> {
-        let mut appender = self.append.lock();
+        let mut appender = self.writing.append.lock();
         let failed = appender.refusal.is_some() && self.poison.get().is_some();
         if failed && appender.role != Role::Held {
             return None;
@@ -534,7 +544,7 @@ impl Log {
             Err(error) => {
                 drop(committer);
                 self.poison(error);
-                self.append.lock().role = Role::Free;
+                self.writing.append.lock().role = Role::Free;
                 None
             }
         }
@@ -545,7 +555,7 @@ impl Log {
     pub(crate) fn finish(&self) {
         while !self.threads && self.drive_round().is_some() {}
         while self.lead_if_free() {}
-        let mut appender = self.append.lock();
+        let mut appender = self.writing.append.lock();
         let closed = appender.refusal.is_some();
         if appender.role == Role::Free && self.poison.get().is_none() {
             self.add_watermark(&mut appender, true);

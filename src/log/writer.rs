@@ -23,7 +23,7 @@ fn this_thread() -> usize {
 impl Log {
     /// Whether this thread holds a batch, and with it the append lock.
     pub(crate) fn is_held_here(&self) -> bool {
-        self.append_holder.load(Ordering::Relaxed) == this_thread()
+        self.writing.holder.load(Ordering::Relaxed) == this_thread()
     }
 
     /// Waiting for the append lock, or for what needs it, would never end.
@@ -94,10 +94,10 @@ impl Writer {
         match log.lock_for_append() {
             Ok(appender) => {
                 let extent = appender.begin();
-                log.append_holder.store(this_thread(), Ordering::Relaxed);
+                log.writing.holder.store(this_thread(), Ordering::Relaxed);
                 // Only the holder of the lock writes it.
-                let batch = log.batches.load(Ordering::Relaxed) + 1;
-                log.batches.store(batch, Ordering::Relaxed);
+                let batch = log.writing.batches.load(Ordering::Relaxed) + 1;
+                log.writing.batches.store(batch, Ordering::Relaxed);
                 WriteBatch { log: &self.log, appender: Some(appender), refusal: None, extent }
             }
             Err(error) => WriteBatch {
@@ -186,7 +186,7 @@ impl WriteBatch<'_> {
             return Err(refused(&self.refusal));
         };
         let (log, extent) = (self.log, self.extent);
-        log.append_holder.store(0, Ordering::Relaxed);
+        log.writing.holder.store(0, Ordering::Relaxed);
         if extent.records == 0 {
             return Ok(empty(&appender));
         }
@@ -205,7 +205,7 @@ impl WriteBatch<'_> {
             return Err(refused(&self.refusal));
         };
         let (log, extent) = (self.log, self.extent);
-        log.append_holder.store(0, Ordering::Relaxed);
+        log.writing.holder.store(0, Ordering::Relaxed);
         if extent.records == 0 {
             let lsns = empty(&appender);
             return Ok(Ticket { log: Arc::clone(log), lsns, place: (0, 0) });
@@ -230,7 +230,7 @@ fn empty(appender: &Appender) -> RangeInclusive<Lsn> {
 impl Drop for WriteBatch<'_> {
     fn drop(&mut self) {
         if self.appender.is_some() {
-            self.log.append_holder.store(0, Ordering::Relaxed);
+            self.log.writing.holder.store(0, Ordering::Relaxed);
         }
     }
 }

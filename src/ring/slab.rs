@@ -24,6 +24,7 @@ pub(crate) struct Slab {
     /// `committed` enters that one.
     end: AtomicU32,
     base: NonNull<u8>,
+    bytes: usize,
     index: usize,
     arena: Arc<Arena>,
     touched: Touched,
@@ -41,6 +42,7 @@ impl Slab {
             number: 0,
             end: AtomicU32::new(0),
             base: arena.base(index),
+            bytes: arena.slab_bytes(),
             index,
             arena: Arc::clone(arena),
             touched: Touched::new(),
@@ -50,7 +52,7 @@ impl Slab {
     /// Makes this memory slab `number`. `&mut` proves that nobody reads it.
     pub(crate) fn renumber(&mut self, number: u64) {
         self.number = number;
-        self.end = AtomicU32::new(self.arena.slab_bytes() as u32);
+        self.end = AtomicU32::new(self.bytes as u32);
     }
 
     /// Returns the memory to the system until it is used again.
@@ -75,7 +77,7 @@ impl Slab {
 
     /// How far the slab may be read when `committed` is the committed position.
     pub(crate) fn readable(&self, committed: u64) -> usize {
-        let bytes = self.arena.slab_bytes() as u64;
+        let bytes = self.bytes as u64;
         match committed.checked_sub(self.number * bytes) {
             // Acquire: pairs with `end_at`, though `committed` already carries it.
             Some(within) if within >= bytes => self.end.load(Ordering::Acquire) as usize,
@@ -90,7 +92,7 @@ impl Slab {
     /// `end` is at most what [`Slab::readable`] returned for a committed position that was loaded
     /// with Acquire: those bytes never change while the slab is referenced.
     pub(crate) unsafe fn bytes(&self, end: usize) -> &[u8] {
-        debug_assert!(end <= self.arena.slab_bytes());
+        debug_assert!(end <= self.bytes);
         self.touched.read(0, end);
         // SAFETY: inside the arena, initialised (anonymous memory is), immutable by the contract.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), end) }
@@ -104,7 +106,7 @@ impl Slab {
     #[allow(clippy::mut_from_ref)]
     #[inline]
     pub(crate) unsafe fn bytes_mut(&self, from: usize, to: usize) -> &mut [u8] {
-        assert!(from <= to && to <= self.arena.slab_bytes());
+        assert!(from <= to && to <= self.bytes);
         self.touched.write(from, to);
         // SAFETY: inside the arena (checked), exclusive by the contract.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(from), to - from) }
@@ -122,7 +124,7 @@ impl BlockBytes {
     /// # Safety
     /// The block is closed and its header filled: nobody writes these bytes again.
     pub(crate) unsafe fn new(slab: SlabArc, from: usize, to: usize) -> BlockBytes {
-        assert!(from <= to && to <= slab.arena.slab_bytes());
+        assert!(from <= to && to <= slab.bytes);
         BlockBytes { slab, from, to }
     }
 }

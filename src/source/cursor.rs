@@ -2,7 +2,9 @@
 
 use super::Window;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{BLOCK_HEADER_BYTES, BlockHeader, RawRecord, align_up, read_record};
+use crate::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, RawRecord, align_up, read_record, split_record,
+};
 use crate::lsn::Lsn;
 
 /// Where a consumer stands: the whole of its state as far as the log is concerned.
@@ -156,7 +158,23 @@ fn body_len(header: &BlockHeader) -> usize {
 }
 
 /// Brings the cursor to its record in the block. False: the block has nothing for it.
+#[inline]
 fn enter_block(
+    at: &mut Cursor,
+    header: &BlockHeader,
+    body: &[u8],
+    scan: &mut Scan,
+) -> Result<bool> {
+    // As nearly always: the block that is next, from its first record on.
+    if at.index == 0 && header.first_lsn == at.next_lsn.get() && header.records > 0 {
+        at.seeking = false;
+        return Ok(true);
+    }
+    enter_within(at, header, body, scan)
+}
+
+/// As [`enter_block`], where the cursor is inside of the block, or seeks.
+fn enter_within(
     at: &mut Cursor,
     header: &BlockHeader,
     body: &[u8],
@@ -171,15 +189,8 @@ fn enter_block(
     }
     let next = at.next_lsn.get();
     let behind = header.first_lsn + u64::from(header.records);
-    if header.records == 0 {
+    if header.records == 0 || (at.seeking && behind <= next) {
         return Ok(false);
-    }
-    if at.seeking && behind <= next {
-        return Ok(false);
-    }
-    if header.first_lsn == next {
-        at.seeking = false;
-        return Ok(true);
     }
     if !at.seeking || header.first_lsn > next {
         return Err(gap("records do not follow each other", at, header.first_lsn));
@@ -232,35 +243,38 @@ fn walk_records(
 #[derive(Clone)]
 pub(crate) struct RunIter<'a> {
     window: Window<'a>,
-    /// Offset in the window of the next record, and of the end of its block's body.
-    offset: usize,
-    block_end: usize,
+    /// What is left of the block's body, and where in the window the next block starts.
+    body: &'a [u8],
+    next_block: usize,
+    /// Of the next record, and behind the last.
     lsn: u64,
+    end_lsn: u64,
     time_nanos: u64,
-    left: u64,
 }
 
 impl<'a> RunIter<'a> {
     pub(crate) fn new(window: Window<'a>, scan: &Scan) -> RunIter<'a> {
         let mut iter = RunIter {
             window,
-            offset: 0,
-            block_end: 0,
+            body: &[],
+            next_block: (scan.from.block - window.base) as usize,
             lsn: scan.from.next_lsn.get(),
+            end_lsn: scan.from.next_lsn.get() + scan.records,
             time_nanos: 0,
-            left: scan.records,
         };
-        if iter.left > 0 {
-            iter.enter((scan.from.block - window.base) as usize);
-            iter.offset += scan.from.offset as usize;
+        if scan.records > 0 {
+            iter.enter();
+            iter.body = &iter.body[scan.from.offset as usize..];
         }
         iter
     }
 
-    fn enter(&mut self, start: usize) {
-        let header = BlockHeader::read(&self.window.bytes[start..]).expect("scanned before");
-        self.offset = start + BLOCK_HEADER_BYTES;
-        self.block_end = start + header.framed_bytes();
+    fn enter(&mut self) {
+        let rest = &self.window.bytes[self.next_block..];
+        let header = BlockHeader::read(rest).expect("scanned before");
+        let framed = header.framed_bytes();
+        self.body = &rest[BLOCK_HEADER_BYTES..framed];
+        self.next_block += align_up(framed as u64, self.window.align as u64) as usize;
         self.time_nanos = header.time_nanos;
     }
 
@@ -270,7 +284,7 @@ impl<'a> RunIter<'a> {
     }
 
     pub(crate) fn left(&self) -> u64 {
-        self.left
+        self.end_lsn - self.lsn
     }
 }
 
@@ -280,21 +294,18 @@ impl<'a> Iterator for RunIter<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
+        if self.lsn == self.end_lsn {
             return None;
         }
-        while self.offset >= self.block_end {
-            let start = align_up(self.block_end as u64, self.window.align as u64) as usize;
-            self.enter(start);
+        while self.body.is_empty() {
+            self.enter();
         }
-        let body = &self.window.bytes[..self.block_end];
         // A run is only made of blocks that were checked, or written by this process: a record
         // that cannot be read here means damaged memory, and is never passed over.
-        let (record, after) = read_record(body, self.offset).expect("a checked block");
+        let (record, rest) = split_record(self.body).expect("a checked block");
         let lsn = Lsn::new(self.lsn);
-        self.offset = after;
+        self.body = rest;
         self.lsn += 1;
-        self.left -= 1;
         Some((lsn, self.time_nanos, record))
     }
 }

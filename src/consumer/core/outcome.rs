@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::{Consumer, Failure, Progress, Subscriber, call};
 use crate::consumer::filter::Filter;
 use crate::consumer::options::{Ack, Signal};
-use crate::consumer::state::Activity;
+use crate::consumer::state::{Activity, add};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::RawRecord;
 use crate::lsn::Lsn;
@@ -51,7 +51,7 @@ impl Consumer {
         let records = (last.next().get() - scan.from.next_lsn.get()) as usize;
         let limits = PageLimits { records, bytes: usize::MAX };
         let part = read(window, scan.from, &Filter::all(), limits, |_, _| Ok(()))?;
-        self.state.walked.fetch_add(part.walked, Ordering::Relaxed);
+        add(&self.state.walked, part.walked);
         let matches = |(_, _, raw): &(Lsn, u64, RawRecord<'_>)| {
             self.filter.all() || self.filter.matches(raw.kind, raw.key)
         };
@@ -61,7 +61,7 @@ impl Consumer {
     /// The cursor moves over records that the subscriber is done with.
     pub(super) fn processed(&mut self, to: Cursor, records: u64) {
         self.cursor = to;
-        self.state.delivered[self.phase.tier() as usize].fetch_add(records, Ordering::Relaxed);
+        add(&self.state.delivered[self.phase.tier() as usize], records);
         if self.attempts > 0 {
             self.attempts = 0;
             self.state.retries.store(0, Ordering::Relaxed);
