@@ -235,14 +235,14 @@ fn open(bytes: &[u8], position: u64, salt: u64) -> Result<(BlockHeader, &[u8], &
 
 /// Whether exactly so many records fill the body.
 fn records_fit(body: &[u8], records: u32) -> bool {
-    let mut offset = 0;
+    let mut rest = Some(body);
     for _ in 0..records {
-        let Some((_, next)) = record::read(body, offset) else {
+        rest = rest.and_then(record::skip);
+        if rest.is_none() {
             return false;
-        };
-        offset = next;
+        }
     }
-    offset == body.len()
+    rest.is_some_and(<[u8]>::is_empty)
 }
 
 /// As [`records_fit`], but only as far as the record headers' sectors arrived: where one is

@@ -67,6 +67,16 @@ pub(crate) fn split(bytes: &[u8]) -> Option<(RawRecord<'_>, &[u8])> {
     Some((RawRecord { kind, key, payload }, rest))
 }
 
+/// What lies behind the record that `bytes` begin with; `None` as for [`split`].
+#[inline]
+pub(crate) fn skip(bytes: &[u8]) -> Option<&[u8]> {
+    let word = get_u64(bytes, 0)?;
+    if (word >> 48) as u16 != FLAG_PRESENT {
+        return None;
+    }
+    bytes.get(record_bytes(word as u32 as usize)..)
+}
+
 /// The record at `body[offset..]` and the offset of the one behind it; `None` as for [`split`].
 #[inline]
 pub(crate) fn read(body: &[u8], offset: usize) -> Option<(RawRecord<'_>, usize)> {
@@ -105,6 +115,7 @@ pub(super) mod tests {
     #[test]
     fn zeros_are_no_record() {
         assert_eq!(read(&[0; 64], 0), None);
+        assert_eq!(skip(&[0; 64]), None);
     }
 
     #[test]
@@ -161,7 +172,9 @@ pub(super) mod tests {
             offset in 0..220usize,
             payload_bytes in 0..200u32,
         ) {
-            let _ = read(&body, offset);
+            let behind = |body: &[u8]| body.get(offset..).and_then(skip).map(<[u8]>::len);
+            let left = |body: &[u8]| read(body, offset).map(|(_, next)| body.len() - next);
+            prop_assert_eq!(behind(&body), left(&body));
             if let Some(header) = body.get_mut(offset..).and_then(|tail| tail.first_chunk_mut()) {
                 write_header(header, payload_bytes, 3, 4);
             }
@@ -169,6 +182,7 @@ pub(super) mod tests {
                 prop_assert!(next >= offset + RECORD_HEADER_BYTES && next <= body.len());
                 prop_assert_eq!(record.payload.len(), payload_bytes as usize);
             }
+            prop_assert_eq!(behind(&body), left(&body));
         }
     }
 }
