@@ -4,6 +4,7 @@
 //! What goes through here is what threads tell each other by. Statistics, and locks under which
 //! nobody waits or tells anything, are used as they are.
 
+mod clock;
 #[cfg(races)]
 mod modelled;
 #[cfg(races)]
@@ -13,9 +14,9 @@ mod real;
 #[cfg(not(races))]
 use real as primitives;
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+pub(crate) use clock::{Clock, nanos};
 #[cfg(races = "loom")]
 pub(crate) use primitives::atomic::print_sites;
 use primitives::atomic::{AtomicU32, Ordering};
@@ -27,68 +28,6 @@ pub(crate) use primitives::{
     CountedArc, Deadline, Futex, Mutex, MutexGuard, Receiver, Sender, Slot, Touched, atomic,
     planted, thread, thread_local, unbounded,
 };
-
-/// Where time comes from: monotonic nanoseconds, and wall time, which is these and an offset. So
-/// one reading of the system's clock does for both, which is most of what a step costs besides.
-#[derive(Clone, Debug)]
-pub(crate) enum Clock {
-    /// The offset of wall time, as of the last `adjust`. Relaxed: the number is all there is.
-    System(Arc<std::sync::atomic::AtomicU64>),
-    /// Driven by a test; wall time is the same number.
-    #[cfg_attr(not(feature = "testing"), allow(dead_code))]
-    Manual(Arc<std::sync::atomic::AtomicU64>),
-}
-
-impl Clock {
-    pub(crate) fn system() -> Clock {
-        let clock = Clock::System(Arc::default());
-        clock.adjust();
-        clock
-    }
-
-    /// Follows the system's wall clock, which may be set. The supervisor calls this on every tick.
-    pub(crate) fn adjust(&self) {
-        if let Clock::System(offset) = self {
-            let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanos);
-            offset.store(wall.saturating_sub(monotonic()), Ordering::Relaxed);
-        }
-    }
-
-    /// Monotonic, in nanoseconds.
-    pub(crate) fn now(&self) -> u64 {
-        match self {
-            Clock::System(_) => monotonic(),
-            // Relaxed: the number is all there is.
-            Clock::Manual(nanos) => nanos.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Wall time in nanoseconds since the Unix epoch.
-    pub(crate) fn wall(&self) -> u64 {
-        self.wall_at(self.now())
-    }
-
-    /// The wall time when `now` was `at`.
-    pub(crate) fn wall_at(&self, at: u64) -> u64 {
-        match self {
-            Clock::System(offset) => offset.load(Ordering::Relaxed) + at,
-            Clock::Manual(_) => at,
-        }
-    }
-}
-
-/// `Instant` would have its two numbers taken apart and put together again on each call.
-fn monotonic() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for writing; with this clock the call cannot fail.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// A duration as the clock counts it.
-pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
 
 /// Something that happens again and again, and that others wait for.
 ///
