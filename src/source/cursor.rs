@@ -3,7 +3,7 @@
 use super::Window;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, RawRecord, align_up, read_record, split_record,
+    BLOCK_HEADER_BYTES, BlockHeader, RawRecord, align_up, read_record, skip_record, split_record,
 };
 use crate::lsn::Lsn;
 
@@ -217,11 +217,19 @@ fn walk_records(
     bytes_left: &mut usize,
     scan: &mut Scan,
 ) -> Result<()> {
+    let all = select.all();
     while at.index < header.records && scan.matched < limits.records {
-        let (record, after) = read_record(body, at.offset as usize)
-            .ok_or_else(|| gap("a malformed record", at, header.first_lsn))?;
+        let here = body.get(at.offset as usize..).unwrap_or_default();
+        // Where everything matches only the length counts.
+        let stepped = if all {
+            skip_record(here).map(|rest| (true, rest))
+        } else {
+            split_record(here).map(|(r, rest)| (select.matches(r.kind, r.key), rest))
+        };
+        let (matches, rest) =
+            stepped.ok_or_else(|| gap("a malformed record", at, header.first_lsn))?;
         scan.walked += 1;
-        let matches = select.matches(record.kind, record.key);
+        let after = body.len() - rest.len();
         let bytes = after - at.offset as usize;
         if matches && bytes > *bytes_left && scan.matched > 0 {
             *bytes_left = 0;

@@ -31,6 +31,7 @@ impl Clock {
     }
 
     /// Monotonic, in nanoseconds.
+    #[inline]
     pub(crate) fn now(&self) -> u64 {
         match self {
             Clock::System(_) => monotonic(),
@@ -40,11 +41,13 @@ impl Clock {
     }
 
     /// Wall time in nanoseconds since the Unix epoch.
+    #[inline]
     pub(crate) fn wall(&self) -> u64 {
         self.wall_at(self.now())
     }
 
     /// The wall time when `now` was `at`.
+    #[inline]
     pub(crate) fn wall_at(&self, at: u64) -> u64 {
         match self {
             Clock::System(offset) => offset.load(Ordering::Relaxed) + at,
@@ -54,6 +57,7 @@ impl Clock {
 }
 
 /// `Instant` would have its two numbers taken apart and put together again on each call.
+#[inline]
 fn monotonic() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for writing; with this clock the call cannot fail.
