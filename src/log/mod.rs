@@ -270,7 +270,8 @@ impl Log {
     // ---- committing ------------------------------------------------------------------------
 
     /// The end of [`WriteBatch::commit`].
-    fn commit(self: &Arc<Self>, mut appender: MutexGuard<'_, Appender>) -> Result<()> {
+    #[inline]
+    fn commit(self: &Arc<Self>, appender: MutexGuard<'_, Appender>) -> Result<()> {
         match self.mode {
             CommitMode::Memory => {
                 self.publish_in_memory(appender);
@@ -280,23 +281,24 @@ impl Log {
                 self.commit_later(appender);
                 Ok(())
             }
-            CommitMode::Synced => {
-                let begun = self.clock.now();
-                let (sequence, position) = appender.place();
-                appender.close_if_full();
-                if appender.role == Role::Free {
-                    appender.role = Role::Held;
-                    drop(appender);
-                    self.lead();
-                } else {
-                    drop(appender);
-                }
-                let done = self.wait_durable(sequence, position);
-                let took = Duration::from_nanos(self.clock.now() - begun);
-                self.commit_seconds.record(took);
-                done
-            }
+            CommitMode::Synced => self.commit_synced(appender),
         }
+    }
+
+    fn commit_synced(&self, mut appender: MutexGuard<'_, Appender>) -> Result<()> {
+        let begun = self.clock.now();
+        let (sequence, position) = appender.place();
+        appender.close_if_full();
+        if appender.role == Role::Free {
+            appender.role = Role::Held;
+            drop(appender);
+            self.lead();
+        } else {
+            drop(appender);
+        }
+        let done = self.wait_durable(sequence, position);
+        self.commit_seconds.record(Duration::from_nanos(self.clock.now() - begun));
+        done
     }
 
     /// The end of [`WriteBatch::commit_later`]: at most one futex call, after unlocking.
