@@ -42,6 +42,7 @@ pub(crate) struct Plane {
 }
 
 /// Counts what makes a consumer at rest worth a look: orders, transitions, entering and leaving.
+/// Nobody waits for it: a look that came late would be a late metric or decision, no more.
 #[derive(Debug, Default)]
 pub(crate) struct Stirs(AtomicU64);
 

@@ -52,7 +52,7 @@ pub(crate) struct State {
     /// Has a checkpoint under its name.
     pub(crate) durable_name: bool,
     pub(crate) sleeper: Arc<Sleeper>,
-    /// The supervisor's, counted up by orders.
+    /// Counted up by orders, for the supervisor.
     stirs: Arc<Stirs>,
     control: Mutex<Control>,
     /// Bumped after each change of `control`. Release by callers, Acquire by the consumer right

@@ -127,7 +127,8 @@ impl Plane {
 
     /// What the supervisor does about one consumer on a tick: examines it and tells its metrics.
     /// Returns whether it is at rest: hot, nothing waiting, nothing pinned. Then time alone changes
-    /// neither a decision nor a metric, and whatever else does is seen by `stirred`.
+    /// neither a decision nor a metric, and whatever else does is seen by `stirred`; but that a
+    /// hook told of `CaughtUp` panicked may be told late, by `LOOK_INTERVAL` at most.
     pub(crate) fn look(&self, state: &State, pins_most: bool) -> bool {
         let mut tiering = state.tiering.lock();
         let (seen, decision) = self.examine_locked(state, &mut tiering, pins_most);
