@@ -32,6 +32,11 @@ impl Sleeper {
         self.asleep.store(true, Ordering::Release);
     }
 
+    /// Returns whether it was still registered. Relaxed: the futex word carries what woke it.
+    fn unregister(&self) -> bool {
+        self.asleep.swap(false, Ordering::Relaxed)
+    }
+
     fn take(&self) -> bool {
         self.asleep.load(Ordering::Acquire) && self.asleep.swap(false, Ordering::AcqRel)
     }
@@ -95,7 +100,7 @@ impl Sleepers {
 
     /// To be called by who has registered and is awake again, whatever woke it.
     pub(crate) fn rise(&self, sleeper: &Sleeper) {
-        if !sleeper.take() {
+        if !sleeper.unregister() {
             self.queued.fetch_sub(1, Ordering::Relaxed);
         }
     }
