@@ -78,6 +78,9 @@ pub(crate) const FLAPS_MAX: u32 = 4;
 pub(crate) const FLAP_WINDOW: Duration = Duration::from_secs(10);
 pub(crate) const SHED_BACKOFF_MIN: Duration = Duration::from_millis(500);
 pub(crate) const SHED_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The supervisor looks at consumers at rest as well this often: for recorders that forget gauges
+/// which nobody sets.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A shed consumer that ran this long afterwards starts again from the shortest back-off.
 pub(crate) const SHED_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 pub(crate) const COLD_REPLAYS_MAX: usize = 2;
@@ -104,6 +107,10 @@ pub(crate) const IDLE_YIELDS: u32 = if cfg!(races) { 0 } else { 4 };
 /// Nothing sleeps longer than this without looking again: a bound on the cost of a bug, not a
 /// mechanism.
 pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(500);
+/// A consumer may sleep longer, since there may be thousands: every `SLEEP_MAX` the waker looks for
+/// all of them whether something was published that they were not woken for. What is left to this
+/// bound is an order that does not wake, and even then a stop would be in time.
+pub(crate) const REST_MAX: Duration = Duration::from_secs(5);
 
 // Retention.
 pub(crate) const RETENTION_INTERVAL: Duration = Duration::from_millis(250);
@@ -120,4 +127,6 @@ const _: () = {
     assert!(BLOCK_CLOSE_BYTES as u64 <= SLAB_BYTES / BLOCKS_PER_SLAB_MIN);
     assert!(SHED_BACKOFF_MIN.as_millis() <= SHED_BACKOFF_MAX.as_millis());
     assert!(SEGMENT_BYTES_MAX <= u32::MAX as u64);
+    assert!(SLEEP_MAX.as_millis() < REST_MAX.as_millis());
+    assert!(REST_MAX.as_millis() < DEADLINE.as_millis());
 };

@@ -1,15 +1,18 @@
 //! The supervisor: every tick it looks at each consumer, lets the policy decide, and tells the
 //! metrics. And the housekeeper beside it, which does what may wait for the disk.
+//!
+//! A consumer at rest is not looked at again until something is stirred (see `Plane::look`): else
+//! a thousand that have nothing to do would cost more than the one that has.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use crate::consumer::{Plane, State};
+use crate::consumer::{Plane, State, Stirred};
 use crate::limits;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Futex, nanos};
+use crate::sync::{Futex, Mutex, nanos};
 use crate::telemetry::BusMetrics;
 
 /// Ends the background loops of a bus.
@@ -46,10 +49,20 @@ impl Stop {
 pub(crate) struct Supervisor {
     plane: Arc<Plane>,
     metrics: BusMetrics,
+    watch: Mutex<Watch>,
     /// The batch that held the append lock at the last tick, and the last one warned of.
     held_batch: AtomicU64,
     warned_batch: AtomicU64,
     long_batches: AtomicU64,
+}
+
+/// Whom the supervisor has to look at.
+#[derive(Default)]
+struct Watch {
+    /// Those not at rest when everybody was looked at, or since.
+    restless: Vec<Arc<State>>,
+    /// What was stirred, and when it was, when everybody was looked at; `None` at first.
+    looked: Option<(Stirred, u64)>,
 }
 
 impl Supervisor {
@@ -57,6 +70,7 @@ impl Supervisor {
         Supervisor {
             plane,
             metrics: BusMetrics::new(),
+            watch: Mutex::default(),
             held_batch: AtomicU64::new(0),
             warned_batch: AtomicU64::new(0),
             long_batches: AtomicU64::new(0),
@@ -74,17 +88,28 @@ impl Supervisor {
     /// One look at everything.
     pub(crate) fn tick(&self) {
         self.plane.log.clock.adjust();
-        let consumers = self.plane.consumers();
-        let exhausted = self.plane.budget.take_exhausted();
-        let heaviest = exhausted.then(|| heaviest(&consumers)).flatten();
-        for state in &consumers {
-            self.plane.examine(state, heaviest == Some(state.id));
-            let tier = state.tiering.lock().phase.tier();
-            state.metrics.tell(&self.plane.sample(state), tier);
-        }
+        self.look();
         self.plane.log.ring.trim();
         self.watch_batches();
         self.tell();
+    }
+
+    fn look(&self) {
+        let Watch { restless, looked } = &mut *self.watch.lock();
+        let now = self.plane.log.clock.now();
+        let exhausted = self.plane.budget.take_exhausted();
+        // Before the look: what is stirred during it counts for the next one.
+        let stirred = self.plane.stirred();
+        let rests = looked.is_some_and(|(seen, at)| {
+            seen == stirred && now.saturating_sub(at) < nanos(limits::LOOK_INTERVAL)
+        });
+        if exhausted || !rests {
+            *restless = self.plane.consumers();
+            *looked = Some((stirred, now));
+        }
+        let heaviest = exhausted.then(|| heaviest(restless)).flatten();
+        restless.retain(|state| !self.plane.look(state, heaviest == Some(state.id)));
+        self.plane.looked(now);
     }
 
     /// A batch that holds the append lock from one tick to a later one is long.
@@ -187,7 +212,8 @@ impl Housekeeper {
         let Some(retainer) = &self.plane.retainer else {
             return;
         };
-        if now < self.warned_at.load(Ordering::Relaxed) {
+        let deletes = retainer.kept_bytes_max() < u64::MAX;
+        if !deletes || now < self.warned_at.load(Ordering::Relaxed) {
             return;
         }
         for state in self.plane.consumers() {

@@ -104,7 +104,8 @@ impl Builder {
         /// 256 MiB.
         cold_bytes_per_second: Option<u64>,
         /// How many pause instructions a consumer that is caught up waits between two looks before
-        /// it sleeps; 0 sleeps at once. At most 262,144. Default 64.
+        /// it sleeps; 0 sleeps at once, as does each where more have just been woken than there
+        /// are cores. At most 262,144. Default 64.
         idle_spins: u32,
         /// The deadline of `stop` and `close`. Default 10 s.
         deadline: Duration,

@@ -19,7 +19,6 @@ use crate::consumer::{
 use crate::disk::FaultyDisk;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits;
 use crate::log::{Log, Opened, Recovery, Retainer, Writer, open_log};
 use crate::lsn::Lsn;
 use crate::options::Options;
@@ -155,8 +154,9 @@ impl Bus {
             threads.segments =
                 Some(spawn("ep-segments", move || segments.run(&this, stop.flag()))?);
         }
-        let (this, stop) = (Arc::clone(log), Arc::clone(&self.stop));
-        threads.others.push(spawn("ep-waker", move || wake(&this, &stop))?);
+        let (ring, stop) = (Arc::clone(&log.ring), Arc::clone(&self.stop));
+        let wake = move || ring.sleepers.run(&ring.committed, || stop.is_set());
+        threads.others.push(spawn("ep-waker", wake)?);
         let (this, stop) = (Arc::clone(&self.supervisor), Arc::clone(&self.stop));
         threads.others.push(spawn("ep-supervisor", move || this.run(&stop))?);
         let (this, stop) = (Arc::clone(&self.housekeeper), Arc::clone(&self.stop));
@@ -374,18 +374,6 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 fn join(thread: Option<JoinHandle<()>>) {
     if thread.is_some_and(|thread| thread.join().is_err()) {
         tracing::error!("a background thread panicked");
-    }
-}
-
-/// What the waker thread does.
-fn wake(log: &Log, stop: &Stop) {
-    let sleepers = &log.ring.sleepers;
-    while !stop.is_set() {
-        let seen = sleepers.bell();
-        sleepers.wake();
-        if !stop.is_set() {
-            sleepers.answer(seen, limits::SLEEP_MAX);
-        }
     }
 }
 

@@ -116,17 +116,24 @@ impl Checkpoints {
 
     /// Stores a new value durably; does nothing if it is the stored one.
     pub(crate) fn store(&self, name: String, lsn: Lsn) -> Result<()> {
-        self.store_now(|| vec![(name, lsn)])
+        self.store_now(|stored| {
+            let is_stored = stored.get(&name) == Some(&lsn);
+            if is_stored { vec![] } else { vec![(name, lsn)] }
+        })
     }
 
-    /// As `store`, of what `look` finds when nobody else is storing.
-    pub(crate) fn store_now(&self, look: impl FnOnce() -> Vec<(String, Lsn)>) -> Result<()> {
+    /// As `store`, of what `look` finds to differ from what is stored, when nobody else is storing.
+    pub(crate) fn store_now(
+        &self,
+        look: impl FnOnce(&BTreeMap<String, Lsn>) -> Vec<(String, Lsn)>,
+    ) -> Result<()> {
         self.change(|stored| {
-            let mut changed = false;
-            for (name, lsn) in look() {
-                changed |= stored.insert(name, lsn) != Some(lsn);
-            }
-            changed
+            let changed = look(stored);
+            (!changed.is_empty()).then(|| {
+                let mut next = stored.clone();
+                next.extend(changed);
+                next
+            })
         })
     }
 
@@ -134,8 +141,12 @@ impl Checkpoints {
     pub(crate) fn forget(&self, name: &str) -> Result<bool> {
         let mut had = false;
         self.change(|stored| {
-            had = stored.remove(name).is_some();
-            had
+            had = stored.contains_key(name);
+            had.then(|| {
+                let mut next = stored.clone();
+                next.remove(name);
+                next
+            })
         })?;
         Ok(had)
     }
@@ -143,12 +154,14 @@ impl Checkpoints {
     /// Written to a temporary file, for which there is room already, synced, renamed, the directory
     /// synced. What is in memory changes only when that worked: a barrier never runs ahead of the
     /// disk.
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Lsn>) -> bool) -> Result<()> {
+    fn change(
+        &self,
+        change: impl FnOnce(&BTreeMap<String, Lsn>) -> Option<BTreeMap<String, Lsn>>,
+    ) -> Result<()> {
         let mut stored = self.stored.lock();
-        let mut next = stored.clone();
-        if !change(&mut next) {
+        let Some(next) = change(&stored) else {
             return Ok(());
-        }
+        };
         if self.released.load(Ordering::Relaxed) {
             let what = "the bus is closed: checkpoints can no longer be stored";
             return Err(Error::new(ErrorKind::Closed, what));

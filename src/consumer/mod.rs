@@ -22,7 +22,7 @@ pub(crate) use core::in_callback_of;
 pub(crate) use core::{Consumer, Progress};
 pub use filter::Filter;
 pub use options::{Ack, LossCause, OnPositionLost, Retry, Signal, Start};
-pub(crate) use plane::Plane;
+pub(crate) use plane::{Plane, Stirred};
 pub use reader::Reader;
 pub(crate) use state::State;
 pub use state::Status;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::core::Consumer;
 use super::thread::{Callbacks, run};
 use super::{Ack, Batch, Checkpoints, Plane, Start, Subscribe, Subscription};
-use crate::limits;
 use crate::log::{Log, Writer};
 use crate::lsn::{Geometry, Lsn};
 use crate::models::Model;
@@ -87,15 +86,8 @@ impl Bed {
     fn spawn_waker(&self) -> thread::JoinHandle<()> {
         let (log, stop) = (Arc::clone(&self.plane.log), Arc::clone(&self.stop));
         thread::spawn(move || {
-            let sleepers = &log.ring.sleepers;
-            loop {
-                let seen = sleepers.bell();
-                sleepers.wake();
-                if stop.load(atomic::Ordering::Acquire) {
-                    return;
-                }
-                sleepers.answer(seen, limits::SLEEP_MAX);
-            }
+            let Ring { sleepers, committed, .. } = &*log.ring;
+            sleepers.run(committed, || stop.load(atomic::Ordering::Acquire));
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::checkpoints::Checkpoints;
@@ -34,6 +34,30 @@ pub(crate) struct Plane {
     consumers: Mutex<Vec<Arc<State>>>,
     refusing: AtomicBool,
     history: Mutex<History>,
+    pub(crate) stirs: Arc<Stirs>,
+    /// What was stirred when everybody was at the end and every checkpoint was stored.
+    flushed: Mutex<Option<Stirred>>,
+    /// When the supervisor looked last, by the log's clock. Relaxed: the number is all there is.
+    looked_at: AtomicU64,
+}
+
+/// Counts what makes a consumer at rest worth a look: orders, transitions, entering and leaving.
+/// Nobody waits for it: a look that came late would be a late metric or decision, no more.
+#[derive(Debug, Default)]
+pub(crate) struct Stirs(AtomicU64);
+
+impl Stirs {
+    /// To be called behind the change. Release: who sees the count sees the change.
+    pub(crate) fn stir(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// What was stirred so far, commits included: where it is the same, consumers at rest are so still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stirred {
+    stirs: u64,
+    committed: u64,
 }
 
 #[derive(Default)]
@@ -64,6 +88,9 @@ impl Plane {
             consumers: Mutex::default(),
             refusing: AtomicBool::new(false),
             history: Mutex::default(),
+            stirs: Arc::default(),
+            flushed: Mutex::default(),
+            looked_at: AtomicU64::new(0),
         }
     }
 
@@ -89,6 +116,7 @@ impl Plane {
         }
         consumers.push(Arc::clone(state));
         drop(consumers);
+        self.stirs.stir();
         self.log.ring.sleepers.add(&state.sleeper);
         self.log.ring.readers.add(&state.place);
         Ok(())
@@ -103,19 +131,50 @@ impl Plane {
 
     pub(crate) fn leave(&self, state: &Arc<State>) {
         self.consumers.lock().retain(|other| !Arc::ptr_eq(other, state));
+        self.stirs.stir();
         self.log.ring.sleepers.remove(&state.sleeper);
         self.log.ring.readers.remove(&state.place);
     }
 
     /// Stores the checkpoints of all named consumers.
     pub(crate) fn flush_checkpoints(&self) -> Result<()> {
+        // Before the look. Who is at the end moves by what is stirred alone.
+        let stirred = self.stirred();
+        if *self.flushed.lock() == Some(stirred) {
+            return Ok(());
+        }
+        let end = self.log.ring.committed_lsn();
+        let mut all_at_end = true;
         // Looked at under the checkpoints' lock: else a late store of an early look would take a
         // checkpoint back, for good if the consumer has left in between.
-        self.checkpoints.store_now(|| {
+        self.checkpoints.store_now(|stored| {
             let consumers = self.consumers.lock();
             let named = consumers.iter().filter(|state| state.durable_name);
-            named.map(|state| (state.name.clone(), state.processed())).collect()
-        })
+            let changed = |state: &Arc<State>| {
+                let lsn = state.processed();
+                all_at_end &= lsn == end;
+                (stored.get(&state.name) != Some(&lsn)).then(|| (state.name.clone(), lsn))
+            };
+            named.filter_map(changed).collect()
+        })?;
+        *self.flushed.lock() = all_at_end.then_some(stirred);
+        Ok(())
+    }
+
+    // ---- looking at them -------------------------------------------------------------------
+
+    /// Acquire, as for the committed word: the look that follows sees what is counted.
+    pub(crate) fn stirred(&self) -> Stirred {
+        let stirs = self.stirs.0.load(Ordering::Acquire);
+        Stirred { stirs, committed: self.log.ring.committed.load().position() }
+    }
+
+    pub(crate) fn looked(&self, now: u64) {
+        self.looked_at.store(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn looked_at(&self) -> u64 {
+        self.looked_at.load(Ordering::Relaxed)
     }
 
     // ---- transitions -----------------------------------------------------------------------
@@ -273,9 +332,7 @@ impl Plane {
             let last = state.last_time_nanos.load(Ordering::Relaxed);
             if last == 0 { 0 } else { self.log.clock.wall().saturating_sub(last) }
         };
-        let counts = |of: &[std::sync::atomic::AtomicU64; 3]| {
-            [0, 1, 2].map(|i: usize| of[i].load(Ordering::Relaxed))
-        };
+        let counts = |of: &[AtomicU64; 3]| [0, 1, 2].map(|i: usize| of[i].load(Ordering::Relaxed));
         let retainer = self.retainer.as_ref();
         ConsumerSample {
             lsn,

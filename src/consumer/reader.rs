@@ -108,8 +108,8 @@ impl Reader {
             }
             let word = self.consumer.state().sleeper.word.read();
             let progress = self.consumer.poll(&mut self.ready);
-            let left = deadline.map_or(limits::SLEEP_MAX, |deadline| {
-                deadline.saturating_duration_since(Instant::now()).min(limits::SLEEP_MAX)
+            let left = deadline.map_or(limits::REST_MAX, |deadline| {
+                deadline.saturating_duration_since(Instant::now()).min(limits::REST_MAX)
             });
             match progress {
                 Progress::Moved => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::options::Signal;
 use super::pins::Account;
+use super::plane::Stirs;
 use super::tiering::{Tiering, Transition};
 use crate::error::Error;
 use crate::lsn::Lsn;
@@ -51,6 +52,8 @@ pub(crate) struct State {
     /// Has a checkpoint under its name.
     pub(crate) durable_name: bool,
     pub(crate) sleeper: Arc<Sleeper>,
+    /// Counted up by orders, for the supervisor.
+    stirs: Arc<Stirs>,
     control: Mutex<Control>,
     /// Bumped after each change of `control`. Release by callers, Acquire by the consumer right
     /// before each callback.
@@ -99,12 +102,14 @@ impl State {
         cursor: Cursor,
         tiering: Tiering,
         metrics: ConsumerMetrics,
+        stirs: Arc<Stirs>,
     ) -> State {
         State {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name,
             durable_name,
             sleeper: Arc::default(),
+            stirs,
             control: Mutex::default(),
             control_epoch: atomic::AtomicU32::new(0),
             processed: atomic::AtomicU64::new(cursor.next_lsn.previous().get()),
@@ -138,6 +143,7 @@ impl State {
     pub(crate) fn order<T>(&self, change: impl FnOnce(&mut Control) -> T) -> T {
         let answer = change(&mut self.control.lock());
         self.control_epoch.fetch_add(1, Ordering::Release);
+        self.stirs.stir();
         self.sleeper.word.wake_all();
         self.changed.notify();
         answer

@@ -226,7 +226,9 @@ pub(crate) fn enter(
     let tiering = Tiering::new(phase, plane.log.clock.now());
     let account = Arc::new(Account::new(&plane.budget));
     let metrics = ConsumerMetrics::new(&name, plane.options.labels);
-    let state = Arc::new(State::new(name, durable_name, account, cursor, tiering, metrics));
+    let stirs = Arc::clone(&plane.stirs);
+    let state = State::new(name, durable_name, account, cursor, tiering, metrics, stirs);
+    let state = Arc::new(state);
     plane.enter(&state)?;
     Ok(Consumer::new(plane, state, cursor, options))
 }

@@ -54,12 +54,12 @@ pub(crate) fn run(mut consumer: Consumer, mut callbacks: Callbacks) {
         match progress {
             Progress::Moved => idle = 0,
             Progress::Stopped => break,
-            Progress::CaughtUp(seen) => idle = rest(&consumer, word, seen, idle, limits::SLEEP_MAX),
+            Progress::CaughtUp(seen) => idle = rest(&consumer, word, seen, idle, limits::REST_MAX),
             Progress::NotBefore(at) => {
                 let left = at.saturating_sub(consumer.plane().log.clock.now());
                 consumer.state().sleeper.word.sleep(word, Duration::from_nanos(left));
             }
-            Progress::Waiting => consumer.state().sleeper.word.sleep(word, limits::SLEEP_MAX),
+            Progress::Waiting => consumer.state().sleeper.word.sleep(word, limits::REST_MAX),
         }
     }
     // What the callback captured goes before anybody is told that the consumer is gone; a panic of
@@ -73,7 +73,8 @@ pub(crate) fn run(mut consumer: Consumer, mut callbacks: Callbacks) {
 }
 
 /// Spins, then yields, then sleeps until something is committed, ordered or decided, at most
-/// `timeout`. Returns how often it has found nothing.
+/// `timeout`; sleeps at once where others who were woken wait for a core. Returns how often it has
+/// found nothing.
 pub(crate) fn rest(
     consumer: &Consumer,
     word: u32,
@@ -83,22 +84,24 @@ pub(crate) fn rest(
 ) -> u32 {
     let ring = &consumer.plane().log.ring;
     let spins = consumer.plane().options.idle_spins;
-    if idle < limits::IDLE_ROUNDS && spins > 0 {
-        // Without a look in between: each one takes the line from the publisher.
-        for _ in 0..spins {
-            hint::spin_loop();
+    if idle < SLEEPY && !ring.sleepers.are_crowding() {
+        if idle < limits::IDLE_ROUNDS && spins > 0 {
+            // Without a look in between: each one takes the line from the publisher.
+            (0..spins).for_each(|_| hint::spin_loop());
+        } else {
+            thread::yield_now();
         }
-    } else if idle < limits::IDLE_ROUNDS + limits::IDLE_YIELDS {
-        thread::yield_now();
-    } else {
-        let sleeper = &consumer.state().sleeper;
-        sleeper.register();
-        // A poisoned log publishes nothing more: there is nothing to announce.
-        if seen.is_poisoned() || ring.committed.announce_sleep(seen) {
-            sleeper.word.sleep(word, timeout);
-        }
-        sleeper.unregister();
-        return limits::IDLE_ROUNDS;
+        return idle + 1;
     }
-    idle + 1
+    let sleeper = &consumer.state().sleeper;
+    sleeper.register();
+    if ring.committed.announce_sleep(seen) {
+        sleeper.word.sleep(word, timeout);
+    }
+    ring.sleepers.rise(sleeper);
+    // If it was woken for nothing it sleeps on.
+    SLEEPY
 }
+
+/// So many looks that found nothing come before a sleep.
+const SLEEPY: u32 = limits::IDLE_ROUNDS + limits::IDLE_YIELDS;

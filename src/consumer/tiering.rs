@@ -45,6 +45,8 @@ pub(crate) struct Tiering {
     /// Progress as the supervisor saw it last, and when.
     seen_lsn: Lsn,
     seen_at: u64,
+    /// It was found at rest: until it is observed again, each tick would find nothing waiting.
+    rests: bool,
     /// The last signal was `CaughtUp`: the next is `FellBehind`.
     pub(crate) caught_up: bool,
     pub(crate) last: Option<Transition>,
@@ -60,6 +62,7 @@ impl Tiering {
             backoff_until: 0,
             seen_lsn: Lsn::ZERO,
             seen_at: now,
+            rests: false,
             caught_up: false,
             last: None,
         }
@@ -105,13 +108,39 @@ impl Tiering {
 impl Plane {
     /// Looks at one consumer, decides, and applies the decision.
     pub(crate) fn examine(&self, state: &State, pins_most_of_exhausted_budget: bool) -> Decision {
-        let mut tiering = state.tiering.lock();
-        let seen = self.observe(state, &mut tiering, pins_most_of_exhausted_budget);
+        self.examine_locked(state, &mut state.tiering.lock(), pins_most_of_exhausted_budget).1
+    }
+
+    fn examine_locked(
+        &self,
+        state: &State,
+        tiering: &mut Tiering,
+        pins_most: bool,
+    ) -> (Observation, Decision) {
+        let seen = self.observe(state, tiering, pins_most);
         let decision = decide(&self.policy, &seen);
         if let Some((to, reason)) = decision {
-            self.apply(state, &mut tiering, to, reason);
+            self.apply(state, tiering, to, reason);
         }
-        decision
+        (seen, decision)
+    }
+
+    /// What the supervisor does about one consumer on a tick: examines it and tells its metrics.
+    /// Returns whether it is at rest: hot, nothing waiting, nothing pinned. Then time alone changes
+    /// neither a decision nor a metric, and whatever else does is seen by `stirred`; but that a
+    /// hook told of `CaughtUp` panicked may be told late, by `LOOK_INTERVAL` at most.
+    pub(crate) fn look(&self, state: &State, pins_most: bool) -> bool {
+        let mut tiering = state.tiering.lock();
+        let (seen, decision) = self.examine_locked(state, &mut tiering, pins_most);
+        let sample = self.sample(state);
+        let tier = tiering.phase.tier();
+        let waits = seen.lag_bytes > 0 || sample.lag_records > 0;
+        let pins = seen.pinned_bytes > 0 || sample.pinned_bytes > 0;
+        tiering.rests = tier == Tier::Hot && decision.is_none() && !waits && !pins;
+        let rests = tiering.rests;
+        drop(tiering);
+        state.metrics.tell(&sample, tier);
+        rests
     }
 
     fn observe(&self, state: &State, tiering: &mut Tiering, pins_most: bool) -> Observation {
@@ -124,6 +153,9 @@ impl Plane {
         let running = activity == Activity::Running;
         let able = running || activity == Activity::Unpolled;
         let window = nanos(self.options.flap_window);
+        if std::mem::take(&mut tiering.rests) {
+            tiering.seen_at = tiering.seen_at.max(self.looked_at());
+        }
         while tiering.falls.front().is_some_and(|&at| now.saturating_sub(at) > window) {
             tiering.falls.pop_front();
         }
@@ -174,6 +206,7 @@ impl Plane {
             tracing::info!(consumer, %from, to = %to.tier(), %reason, %lsn, lag_records, "tier");
         }
         self.remember(transition);
+        self.stirs.stir();
         // Release: a consumer that sees the epoch sees the phase, under its lock anyway.
         state.tier_epoch.fetch_add(1, Ordering::Release);
         state.sleeper.word.wake_all();

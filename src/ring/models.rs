@@ -261,7 +261,7 @@ fn follow(ring: &Ring, sleeper: &Sleeper, position: u64) {
         if ring.committed.announce_sleep(seen) {
             sleeper.word.sleep(word, limits::SLEEP_MAX);
         }
-        sleeper.unregister();
+        ring.sleepers.rise(sleeper);
     }
 }
 
@@ -303,14 +303,8 @@ fn waker() {
     let (follower, waker) = (Arc::clone(&ring), Arc::clone(&ring));
     let following = thread::spawn(move || follow(&follower, &sleeper, 8));
     let waking = thread::spawn(move || {
-        loop {
-            let seen = waker.sleepers.bell();
-            waker.sleepers.wake();
-            if waker.committed.load().is_poisoned() {
-                return;
-            }
-            waker.sleepers.answer(seen, limits::SLEEP_MAX);
-        }
+        let Ring { sleepers, committed, .. } = &*waker;
+        sleepers.run(committed, || committed.load().is_poisoned());
     });
     if ring.publish(8, Lsn::new(1)) {
         ring.sleepers.ring();

@@ -2,10 +2,19 @@
 //!
 //! The publisher rings one bell, and only if somebody sleeps; the waker thread answers it and
 //! wakes each sleeper on its own word. A burst of publications is one round.
+//!
+//! One round for each committed position is enough: who announces its sleep at a position has
+//! registered before anything later is published, so the round for what is later finds it; and who
+//! saw the earlier position is refused (see `committed`). So the waker, which looks again every
+//! `SLEEP_MAX` whether or not the bell rang, keeps watch for all sleepers by one comparison.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicIsize;
+use std::sync::{Arc, OnceLock};
 
+use crossbeam_utils::CachePadded;
+
+use super::committed::Committed;
+use crate::limits;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Futex, Mutex};
 
@@ -23,8 +32,9 @@ impl Sleeper {
         self.asleep.store(true, Ordering::Release);
     }
 
-    pub(crate) fn unregister(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+    /// Returns whether it was still registered. Relaxed: the futex word carries what woke it.
+    fn unregister(&self) -> bool {
+        self.asleep.swap(false, Ordering::Relaxed)
     }
 
     fn take(&self) -> bool {
@@ -37,6 +47,14 @@ impl Sleeper {
 pub(crate) struct Sleepers {
     all: Mutex<Vec<Arc<Sleeper>>>,
     bell: Futex,
+    /// How many were woken and have not got a core yet. A hint, so Relaxed; below zero for the
+    /// moment in which one runs before it is counted.
+    queued: CachePadded<AtomicIsize>,
+}
+
+fn cores() -> isize {
+    static CORES: OnceLock<isize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get() as isize))
 }
 
 impl Sleepers {
@@ -53,22 +71,43 @@ impl Sleepers {
         self.bell.wake_all();
     }
 
-    pub(crate) fn bell(&self) -> u32 {
-        self.bell.read()
-    }
-
-    /// Waits until the bell has rung since it read `seen`, then wakes all who sleep.
-    pub(crate) fn answer(&self, seen: u32, timeout: Duration) {
-        self.bell.sleep(seen, timeout);
-        self.wake();
+    /// What the waker thread does: a round for each position that it sees committed.
+    pub(crate) fn run(&self, committed: &Committed, mut is_over: impl FnMut() -> bool) {
+        let mut woken_at = None;
+        while !is_over() {
+            // Read before the look, so that a bell in between ends the sleep at once.
+            let bell = self.bell.read();
+            let seen = committed.load();
+            let at = Some((seen.position(), seen.is_poisoned()));
+            if woken_at != at {
+                woken_at = at;
+                self.wake();
+            }
+            if !is_over() {
+                self.bell.sleep(bell, limits::SLEEP_MAX);
+            }
+        }
     }
 
     pub(crate) fn wake(&self) {
         for sleeper in self.all.lock().iter() {
             if sleeper.take() {
+                self.queued.fetch_add(1, Ordering::Relaxed);
                 sleeper.word.wake_all();
             }
         }
+    }
+
+    /// To be called by who has registered and is awake again, whatever woke it.
+    pub(crate) fn rise(&self, sleeper: &Sleeper) {
+        if !sleeper.unregister() {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether more were woken than there are cores: then to spin is to keep somebody waiting.
+    pub(crate) fn are_crowding(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) > cores()
     }
 }
 
@@ -83,7 +122,7 @@ mod tests {
         [&gone, &asleep, &awake].into_iter().for_each(|sleeper| sleepers.add(sleeper));
         sleepers.remove(&gone);
         [&gone, &asleep, &awake].into_iter().for_each(|sleeper| sleeper.register());
-        awake.unregister();
+        sleepers.rise(&awake);
         let words = || [&gone, &asleep, &awake].map(|sleeper| sleeper.word.read());
         let before = words();
         sleepers.wake();
@@ -91,11 +130,46 @@ mod tests {
         assert_eq!([0, 1, 2].map(|i: usize| after[i] != before[i]), [false, true, false]);
         sleepers.wake();
         assert_eq!(words(), after, "it has not gone to sleep again");
-        let seen = sleepers.bell();
-        sleepers.ring();
-        assert_ne!(sleepers.bell(), seen);
-        asleep.register();
-        sleepers.answer(seen, Duration::from_secs(60));
-        assert_ne!(words(), after, "the bell is answered");
+    }
+
+    #[test]
+    fn the_waker_wakes_once_for_each_committed_position_and_needs_no_bell() {
+        let (sleepers, committed) = (Sleepers::default(), Committed::new(0));
+        let sleeper = Arc::<Sleeper>::default();
+        sleepers.add(&sleeper);
+        sleeper.register();
+        let (mut asked, mut words) = (0, vec![]);
+        // Asked at the beginning of each round, and before it would sleep.
+        sleepers.run(&committed, || {
+            asked += 1;
+            if asked % 2 == 0 {
+                words.push(sleeper.word.read());
+                sleeper.register();
+                sleepers.ring();
+            }
+            if asked == 4 {
+                assert!(!committed.publish(8), "nobody announced it: as if a bell were lost");
+            }
+            asked >= 8
+        });
+        assert_eq!(words, [1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn who_was_woken_and_does_not_run_yet_is_a_crowd() {
+        let sleepers = Sleepers::default();
+        let all: Vec<Arc<Sleeper>> = (0..=cores()).map(|_| Arc::default()).collect();
+        all.iter().for_each(|sleeper| sleepers.add(sleeper));
+        all.iter().for_each(|sleeper| sleeper.register());
+        assert!(!sleepers.are_crowding(), "they sleep");
+        sleepers.wake();
+        assert!(sleepers.are_crowding());
+        sleepers.rise(&all[0]);
+        assert!(!sleepers.are_crowding(), "a core for each");
+        all[1..].iter().for_each(|sleeper| sleepers.rise(sleeper));
+        assert_eq!(sleepers.queued.load(Ordering::Relaxed), 0);
+        all[0].register();
+        sleepers.rise(&all[0]);
+        assert_eq!(sleepers.queued.load(Ordering::Relaxed), 0, "it woke by itself");
     }
 }

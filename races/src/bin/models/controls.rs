@@ -47,8 +47,8 @@ const NEEDED: &[(&str, &str, &str)] = &[
         "consumer_seek",
     ),
     // The futex word carries what was ordered or published before it was bumped.
-    ("sync/modelled.rs", "self.word.load(Ordering::Acquire)", "ring_sleep"),
-    ("sync/modelled.rs", "self.word.fetch_add(1, Ordering::Release);", "ring_sleep"),
+    ("sync/modelled.rs", "self.word.load(Ordering::Acquire)", "consumer_stop"),
+    ("sync/modelled.rs", "self.word.fetch_add(1, Ordering::Release);", "consumer_stop"),
 ];
 
 /// Orderings that no model needs, and why that is so.
