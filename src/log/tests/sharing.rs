@@ -1,0 +1,81 @@
+//! Replays give way to small commits, for a while.
+
+use std::time::Instant;
+
+use super::*;
+use crate::disk::Op;
+
+/// The least that a replay waits for a commit that does not end.
+const PATIENCE: Duration = Duration::from_micros(
+    limits::GIVE_WAY_NAP.as_micros() as u64 * limits::GIVE_WAY_NAPS_MAX as u64,
+);
+
+#[test]
+fn a_small_commit_is_known_while_it_is_under_way() {
+    let bed = Bed::new(2, 2, true);
+    let rig = bed.open();
+    let writes = || &rig.segments.catalogue().durable_writes;
+    let before = writes().turns();
+    let hold = bed.faults.hold(Op::DurableWrite);
+    let writer = rig.writer();
+    let committing = std::thread::spawn(move || writer.append(1, 1, b"x").map(drop));
+    assert!(hold.wait_for(1));
+    assert!(writes().is_under_way());
+    drop(hold);
+    committing.join().unwrap().unwrap();
+    assert!(!writes().is_under_way());
+    assert!(writes().turns() > before);
+    rig.kill();
+}
+
+/// A reader in catch-up had up to 16 MiB in the device's queue, and every commit waited behind it.
+#[test]
+fn a_read_waits_for_a_commit_and_not_for_ever() {
+    let (_bed, rig) = sealed();
+    let (replay, position) = (rig.replay(), rig.log.geometry.first_block(0));
+    let sealed = replay.catalogue.find(0).unwrap();
+    let timed = |source: &mut CatchUp| {
+        let begun = Instant::now();
+        replay.catalogue.durable_writes.during(1, || fetch(source, position));
+        begun.elapsed()
+    };
+    // One after the other: so few leave the writer a core, and do not wait for that.
+    let mut mapped = replay.catch_up(&sealed, position).unwrap();
+    assert!(timed(&mut mapped) >= PATIENCE);
+    drop(mapped);
+    let mut cold = CatchUp::Buffered(Box::new(replay.cold(&sealed).unwrap()));
+    assert!(timed(&mut cold) >= PATIENCE);
+    rig.kill();
+}
+
+/// A commit whose write was over waited for a core while all of them checked and delivered pages.
+#[test]
+fn a_page_waits_for_a_commit_if_there_may_be_no_core_for_it() {
+    let (_bed, rig) = sealed();
+    let (replay, position) = (rig.replay(), rig.log.geometry.first_block(0));
+    let sealed = replay.catalogue.find(0).unwrap();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let mut sources: Vec<CatchUp> =
+        (0..cores).map(|_| replay.catch_up(&sealed, position).unwrap()).collect();
+    fetch(&mut sources[0], position);
+    let begun = Instant::now();
+    replay.catalogue.durable_writes.during(1, || fetch(&mut sources[0], position));
+    assert!(begun.elapsed() >= PATIENCE);
+    rig.kill();
+}
+
+/// A log with a sealed segment.
+fn sealed() -> (Bed, Rig) {
+    let bed = Bed::new(4, 2, false);
+    let rig = bed.open();
+    fill_to(&bed, &rig, &mut Vec::new(), 3, 5_000);
+    (bed, rig)
+}
+
+fn fetch(source: &mut CatchUp, position: u64) {
+    let fetched = match source {
+        CatchUp::Mapped(mapped) => mapped.fetch(position, false),
+        CatchUp::Buffered(buffered) => buffered.fetch(position, false),
+    };
+    assert!(matches!(fetched.unwrap(), Fetch::Ready));
+}
