@@ -22,7 +22,7 @@ pub(crate) struct Replay {
     mode: ReadMode,
     readahead_bytes: u64,
     pub(crate) cold: Arc<Cold>,
-    queue: Arc<Queue>,
+    pub(crate) queue: Arc<Queue>,
     /// One mapping a segment, for as long as somebody reads it.
     maps: Mutex<HashMap<u64, Weak<Shared>>>,
 }
