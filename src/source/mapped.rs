@@ -130,6 +130,13 @@ impl Shared {
         self.release(&mut readers, self.release_step);
     }
 
+    /// How far `offset` is before the slowest reader.
+    fn lead(&self, offset: u64) -> u64 {
+        let readers = self.readers.lock();
+        let slowest = readers.at.iter().map(|(_, at)| *at).min();
+        slowest.map_or(0, |slowest| offset.saturating_sub(slowest))
+    }
+
     fn leave(&self, id: u64) {
         let mut readers = self.readers.lock();
         readers.at.retain(|(reader, _)| *reader != id);
@@ -236,6 +243,10 @@ impl Mapped {
         let end = align_up(end, PAGE_BYTES);
         let unasked = from.max(self.requested);
         let queue = self.replaying.queue();
+        // Who falls a segment behind the others reads it all once more. So whoever leads waits a
+        // little: it leaves a core to those behind it.
+        let lead_max = limits::PIECES_AHEAD * self.sizes.0;
+        queue.wait_while(|| self.shared.lead(from) > lead_max);
         if queue.is_shared() {
             let to = (from + self.step.min(queue.piece_bytes())).min(end);
             let _reading = queue.read(to.saturating_sub(unasked));

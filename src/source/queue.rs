@@ -81,12 +81,8 @@ impl Queue {
 
     /// Waits until a read may begin, if commits share the disk with it.
     pub(crate) fn read(&self, bytes: u64) -> Reading<'_> {
-        for _ in 0..limits::GIVE_WAY_NAPS_MAX {
-            if !self.catalogue.durable_writes.is_under_way() && self.has_room(bytes) {
-                break;
-            }
-            self.nap();
-        }
+        let writes = &self.catalogue.durable_writes;
+        self.wait_while(|| writes.is_under_way() || !self.has_room(bytes));
         self.in_flight.fetch_add(bytes, Ordering::Relaxed);
         Reading { queue: self, bytes }
     }
@@ -102,19 +98,20 @@ impl Queue {
         if self.replays.load(Ordering::Relaxed) < self.cores {
             return;
         }
-        for _ in 0..limits::GIVE_WAY_NAPS_MAX {
-            if !self.catalogue.durable_writes.is_under_way() {
-                break;
-            }
-            self.nap();
-        }
+        self.wait_while(|| self.catalogue.durable_writes.is_under_way());
     }
 
-    /// Without being woken: that would cost the commit a system call.
-    fn nap(&self) {
-        #[cfg(test)]
-        self.naps.fetch_add(1, Ordering::Relaxed);
-        self.bed.sleep(self.bed.read(), limits::GIVE_WAY_NAP);
+    /// Naps, for a bounded time. Nobody wakes who sleeps here: that would cost a commit a system
+    /// call.
+    pub(crate) fn wait_while(&self, busy: impl Fn() -> bool) {
+        for _ in 0..limits::GIVE_WAY_NAPS_MAX {
+            if !busy() {
+                break;
+            }
+            #[cfg(test)]
+            self.naps.fetch_add(1, Ordering::Relaxed);
+            self.bed.sleep(self.bed.read(), limits::GIVE_WAY_NAP);
+        }
     }
 
     /// Since this was asked last.

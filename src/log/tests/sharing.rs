@@ -64,6 +64,24 @@ fn a_page_waits_for_a_commit_if_there_may_be_no_core_for_it() {
     rig.kill();
 }
 
+/// Eight consumers on two cores drifted a segment apart, and each group read it for itself.
+#[test]
+fn who_leads_waits_a_little_for_those_in_the_same_segment() {
+    let (_bed, rig) = sealed();
+    let (replay, geometry) = (rig.replay(), rig.log.geometry);
+    let sealed = replay.catalogue.find(0).unwrap();
+    let fetch_slab = |slab| {
+        let position = geometry.first_block(slab);
+        fetch(&mut replay.catch_up(&sealed, position).unwrap(), position);
+        replay.queue.take_naps()
+    };
+    let slow = replay.catch_up(&sealed, geometry.first_block(0)).unwrap();
+    assert_eq!([1, 2, 3].map(fetch_slab), [0, 0, NAPS]);
+    drop(slow);
+    assert_eq!([1, 2, 3].map(fetch_slab), [0, 0, 0]);
+    rig.kill();
+}
+
 /// A log with a sealed segment.
 fn sealed() -> (Bed, Rig) {
     let bed = Bed::new(4, 2, false);
