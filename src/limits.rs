@@ -67,6 +67,20 @@ pub(crate) const CATCHUP_WINDOW_BYTES: u64 = GIB;
 pub(crate) const CATCHUP_WINDOW_RINGS_MIN: u64 = 2;
 pub(crate) const READAHEAD_BYTES: u64 = 4 * MIB;
 pub(crate) const READAHEAD_BYTES_MIN: u64 = 64 * KIB;
+/// Catch-up reads in pieces of this fraction of its read-ahead, but of no less than the least one,
+/// and asks for so many more meanwhile: enough for the device, and not too much before a commit.
+pub(crate) const READ_PIECES: u64 = 8;
+pub(crate) const PIECES_AHEAD: u64 = 2;
+/// With a small commit this long ago, replays share the disk with commits.
+pub(crate) const COMMITS_LATELY: Duration = Duration::from_millis(20);
+/// A commit that waits for the device and not for bandwidth. Such commits write less in the time of
+/// the naps below than a replay reads between them, so it catches up with them.
+pub(crate) const SMALL_COMMIT_BYTES: usize = 8 * KIB as usize;
+/// Beside them, all replays have so much in flight.
+pub(crate) const SHARED_IN_FLIGHT_BYTES: u64 = 128 * KIB;
+/// A replay waits for a commit at most so many times so long, then goes on.
+pub(crate) const GIVE_WAY_NAP: Duration = Duration::from_micros(50);
+pub(crate) const GIVE_WAY_NAPS_MAX: u32 = 4;
 /// The first read of a segment; each doubles, up to the read-ahead or the buffer.
 pub(crate) const FIRST_READ_BYTES: u64 = 256 * KIB;
 pub(crate) const BATCH_RECORDS_MAX: usize = 1024;
@@ -129,4 +143,8 @@ const _: () = {
     assert!(SEGMENT_BYTES_MAX <= u32::MAX as u64);
     assert!(SLEEP_MAX.as_millis() < REST_MAX.as_millis());
     assert!(REST_MAX.as_millis() < DEADLINE.as_millis());
+    assert!(PIECES_AHEAD < READ_PIECES);
+    assert!(
+        SHARED_IN_FLIGHT_BYTES / 2 <= READAHEAD_BYTES_MIN && FIRST_READ_BYTES <= READAHEAD_BYTES
+    );
 };

@@ -66,8 +66,8 @@ impl Builder {
         /// A consumer further behind than this is shed and replayed cold. At least two rings.
         /// Default 1 GiB.
         catchup_window_bytes: u64,
-        /// How far catch-up reads ahead; twice as much of sealed segments stays in the page cache.
-        /// Default 4 MiB.
+        /// A bound on how far catch-up reads ahead; at most twice as much of sealed segments stays
+        /// in the page cache. Default 4 MiB.
         readahead_bytes: u64,
         /// How many subscribers and readers there may be. Default 4,096.
         consumers_max: usize,

@@ -13,6 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{BlockHeader, Footer, FooterBuilder, KindSet, seek_lsn, seek_time};
 use crate::lsn::{Geometry, Lsn};
 
+use super::writes::DurableWrites;
+
 /// A segment that is being written, or waits to be sealed.
 pub(crate) struct OpenSegment {
     pub(crate) number: u64,
@@ -119,6 +121,8 @@ pub(crate) struct Catalogue {
     /// First position and LSN kept. Release with the list change, Acquire by readers.
     log_start: AtomicU64,
     log_start_lsn: AtomicU64,
+    /// No list, but like them what the log tells those who replay it.
+    pub(crate) durable_writes: DurableWrites,
 }
 
 impl Catalogue {
@@ -128,6 +132,7 @@ impl Catalogue {
             lists: RwLock::default(),
             log_start: AtomicU64::new(log_start),
             log_start_lsn: AtomicU64::new(log_start_lsn),
+            durable_writes: DurableWrites::default(),
         }
     }
 

@@ -129,7 +129,9 @@ impl Committer {
         let flight = self.seal(log, block);
         let segment = Arc::clone(&self.files().segment);
         let (offset, bytes) = self.bytes_of(log, &flight);
-        segment.file.write_durable_at(bytes.bytes(), offset).map_err(|e| {
+        let (bytes, writes) = (bytes.bytes(), &self.files().catalogue.durable_writes);
+        let write = || segment.file.write_durable_at(bytes, offset);
+        writes.during(bytes.len(), write).map_err(|e| {
             Error::io("cannot write a block", &segment.path, e).at_segment(segment.number, offset)
         })?;
         self.in_flight.push_back(InFlight { written: true, ..flight });

@@ -22,6 +22,7 @@ mod tests;
 mod waiters;
 mod walk;
 mod writer;
+mod writes;
 
 use std::sync::Arc;
 use std::sync::OnceLock;

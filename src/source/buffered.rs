@@ -1,10 +1,11 @@
 //! Cold (and catch-up without mappings): the bytes are held by one buffer, filled by reads.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::cold::Buffer;
-use super::{Cold, Fetch, Window};
+use super::{Cold, Fetch, Replaying, Window};
 use crate::disk::DiskFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Footer, PAGE_BYTES, verify_block};
@@ -19,6 +20,7 @@ pub(crate) struct Buffered {
     footer: Footer,
     buffer: Buffer,
     cold: Arc<Cold>,
+    replaying: Replaying,
     /// Reads are paced and need a permit.
     paced: bool,
     /// Offset in the segment of the buffer's first byte, and how many bytes it holds.
@@ -37,7 +39,7 @@ impl Buffered {
         (file, path): (Arc<dyn DiskFile>, PathBuf),
         geometry: Geometry,
         footer: Footer,
-        cold: &Arc<Cold>,
+        (cold, replaying): (&Arc<Cold>, Replaying),
         paced: bool,
     ) -> Buffered {
         let buffer = cold.buffer();
@@ -49,6 +51,7 @@ impl Buffered {
             footer,
             buffer,
             cold,
+            replaying,
             paced,
             from: 0,
             len: 0,
@@ -74,6 +77,7 @@ impl Buffered {
             return Ok(Fetch::SlabEnd);
         }
         self.at = offset;
+        self.replaying.queue().give_way();
         if self.holds(offset) && !more {
             return Ok(Fetch::Ready);
         }
@@ -105,8 +109,7 @@ impl Buffered {
             self.verified = offset;
         }
         (self.from, self.len) = (offset, kept);
-        let into = &mut self.buffer.bytes_mut()[kept..want];
-        let read = low_priority(self.paced, || self.file.read_at(into, offset + kept as u64));
+        let read = low_priority(self.paced, || self.read(kept..want, offset + kept as u64));
         drop(permit);
         let read = read.map_err(|e| {
             Error::io("cannot read a sealed segment", &self.path, e)
@@ -124,6 +127,26 @@ impl Buffered {
         self.len = want;
         self.step = (2 * self.step).min(self.buffer.bytes().len());
         Ok(Fetch::Ready)
+    }
+
+    /// Fills that part of the buffer from `offset` in the segment on: at once, or in pieces between
+    /// which commits have their turn.
+    fn read(&mut self, part: Range<usize>, offset: u64) -> std::io::Result<usize> {
+        let queue = self.replaying.queue();
+        let into = &mut self.buffer.bytes_mut()[part];
+        if !queue.is_shared() {
+            return self.file.read_at(into, offset);
+        }
+        let mut read = 0;
+        for piece in into.chunks_mut(queue.piece_bytes() as usize) {
+            let _reading = queue.read(piece.len() as u64);
+            let more = self.file.read_at(piece, offset + read as u64)?;
+            read += more;
+            if more < piece.len() {
+                break;
+            }
+        }
+        Ok(read)
     }
 
     /// Whether the block had to be checked; an error if it is damaged.

@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use parking_lot::Mutex;
 
-use super::{Fetch, Window};
+use super::{Fetch, Replaying, Window};
 use crate::disk::DiskFile;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Footer, PAGE_BYTES, verify_block};
+use crate::format::{Footer, PAGE_BYTES, align_up, verify_block};
 use crate::limits;
 use crate::lsn::Geometry;
 
@@ -49,8 +49,10 @@ impl Shared {
         footer: Footer,
         readahead_bytes: u64,
     ) -> Shared {
-        // Advice: a refusal costs speed only.
-        let _ = map.advise(Advice::Sequential);
+        // No read-ahead of the kernel's: devices ask for as much as 8 MiB of it, before which a
+        // commit would have to wait, and which counts against no bound of ours. A refusal costs
+        // speed only.
+        let _ = map.advise(Advice::Random);
         let words = (geometry.segment_bytes / PAGE_BYTES).div_ceil(64) as usize;
         Shared {
             map,
@@ -89,6 +91,14 @@ impl Shared {
         Ok(true)
     }
 
+    /// Has the disk begin to read that. Advice: a refusal costs speed only.
+    fn request(&self, from: u64, to: u64) {
+        if from < to {
+            let (offset, len) = (from as usize, (to - from) as usize);
+            let _ = self.map.advise_range(Advice::WillNeed, offset, len);
+        }
+    }
+
     fn populate(&self, from: u64, to: u64) -> Result<()> {
         let (offset, len) = (from as usize, (to - from) as usize);
         match self.map.advise_range(Advice::PopulateRead, offset, len) {
@@ -118,6 +128,13 @@ impl Shared {
             reader.1 = offset;
         }
         self.release(&mut readers, self.release_step);
+    }
+
+    /// How far `offset` is before the slowest reader.
+    fn lead(&self, offset: u64) -> u64 {
+        let readers = self.readers.lock();
+        let slowest = readers.at.iter().map(|(_, at)| *at).min();
+        slowest.map_or(0, |slowest| offset.saturating_sub(slowest))
     }
 
     fn leave(&self, id: u64) {
@@ -163,19 +180,31 @@ impl Drop for Shared {
 pub(crate) struct Mapped {
     shared: Arc<Shared>,
     id: u64,
-    /// Offset in the segment of the page being read, and the end of what is populated.
+    /// Offset in the segment of the page being read, the end of what is populated, and the end of
+    /// what the disk was asked for.
     at: u64,
     populated: u64,
+    requested: u64,
+    /// How much to read next: little at first, so that the first record comes soon.
     step: u64,
-    readahead_bytes: u64,
+    /// Bytes of a piece, and how far before the piece being read others are asked for.
+    sizes: (u64, u64),
+    replaying: Replaying,
 }
 
 impl Mapped {
-    pub(crate) fn new(shared: Arc<Shared>, position: u64, readahead_bytes: u64) -> Mapped {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        position: u64,
+        (readahead_bytes, replaying): (u64, Replaying),
+    ) -> Mapped {
         let at = shared.geometry.segment_offset(position);
         let id = shared.enter(at);
-        let step = limits::FIRST_READ_BYTES.min(readahead_bytes);
-        Mapped { shared, id, at, populated: at, step, readahead_bytes }
+        let piece_bytes = (readahead_bytes / limits::READ_PIECES).max(limits::READAHEAD_BYTES_MIN);
+        let step = limits::FIRST_READ_BYTES.min(piece_bytes);
+        let ahead_bytes = (limits::PIECES_AHEAD * piece_bytes).min(readahead_bytes - piece_bytes);
+        let (populated, requested, sizes) = (at, at, (piece_bytes, ahead_bytes));
+        Mapped { shared, id, at, populated, requested, step, sizes, replaying }
     }
 
     pub(crate) fn covers(&self, position: u64) -> bool {
@@ -193,6 +222,7 @@ impl Mapped {
             self.at = offset;
             self.shared.advance(self.id, offset);
         }
+        self.replaying.queue().give_way();
         if offset < self.populated && !more {
             return Ok(Fetch::Ready);
         }
@@ -200,11 +230,39 @@ impl Mapped {
             return Err(self.shared.damaged("a block reaches over its slab's end", offset));
         }
         let from = self.populated.max(offset - offset % PAGE_BYTES);
-        let to = (from + self.step).min(self.shared.map.len() as u64);
-        self.shared.populate(from, to)?;
-        self.populated = to;
-        self.step = (self.step * 2).min(self.readahead_bytes);
+        self.populated = self.read(from)?;
         Ok(Fetch::Ready)
+    }
+
+    /// Populates a piece; returns its end. What follows is asked for meanwhile, so that reading and
+    /// delivering overlap, unless commits share the disk.
+    fn read(&mut self, from: u64) -> Result<u64> {
+        // Behind the last slab's end there is nothing that anybody will come for.
+        let len = self.shared.map.len() as u64;
+        let end = self.shared.footer.slab_end(len - 1, self.shared.geometry.slab_bytes);
+        let end = align_up(end, PAGE_BYTES);
+        let unasked = from.max(self.requested);
+        let queue = self.replaying.queue();
+        // Who falls a segment behind the others reads it all once more. So whoever leads waits a
+        // little: it leaves a core to those behind it.
+        let lead_max = limits::PIECES_AHEAD * self.sizes.0;
+        queue.wait_while(|| self.shared.lead(from) > lead_max);
+        if queue.is_shared() {
+            let to = (from + self.step.min(queue.piece_bytes())).min(end);
+            let _reading = queue.read(to.saturating_sub(unasked));
+            self.requested = to.max(unasked);
+            self.shared.request(unasked, to);
+            self.shared.populate(from, to)?;
+            return Ok(to);
+        }
+        let to = (from + self.step).min(end);
+        let (piece_bytes, ahead_bytes) = self.sizes;
+        let ahead = if self.step == piece_bytes { ahead_bytes } else { 0 };
+        self.requested = (to + ahead).min(end).max(unasked);
+        self.shared.request(unasked, self.requested);
+        self.shared.populate(from, to)?;
+        self.step = (self.step * 2).min(piece_bytes);
+        Ok(to)
     }
 
     pub(crate) fn verify(&self, position: u64, block: &[u8]) -> Result<bool> {
@@ -222,6 +280,10 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
+        if self.populated < self.requested {
+            // The kernel drops no page that is being read: these would stay in its cache.
+            let _ = self.shared.populate(self.populated, self.requested);
+        }
         self.shared.leave(self.id);
     }
 }

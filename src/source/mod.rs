@@ -11,6 +11,7 @@ mod cursor;
 mod held;
 mod hot;
 mod mapped;
+mod queue;
 mod replay;
 
 pub(crate) use buffered::Buffered;
@@ -19,6 +20,7 @@ pub(crate) use cursor::{Cursor, PageLimits, RunIter, Scan, Select, scan};
 pub(crate) use held::{Brought, Held, Supply, Want};
 pub(crate) use hot::Hot;
 pub(crate) use mapped::Mapped;
+pub(crate) use queue::{Queue, Replaying};
 pub(crate) use replay::{CatchUp, Replay};
 
 /// Bytes of one slab of the log, and where they lie.

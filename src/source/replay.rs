@@ -1,13 +1,13 @@
 //! Opens sealed segments for consumers, and finds where in them to start.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::mapped::Shared;
-use super::{Buffered, Cold, Mapped};
+use super::{Buffered, Cold, Mapped, Queue};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Footer, footer_bytes};
@@ -22,6 +22,7 @@ pub(crate) struct Replay {
     mode: ReadMode,
     readahead_bytes: u64,
     pub(crate) cold: Arc<Cold>,
+    pub(crate) queue: Arc<Queue>,
     /// One mapping a segment, for as long as somebody reads it.
     maps: Mutex<HashMap<u64, Weak<Shared>>>,
 }
@@ -34,8 +35,10 @@ impl Replay {
         (mode, readahead_bytes): (ReadMode, u64),
         cold: Cold,
     ) -> Replay {
-        let cold = Arc::new(cold);
-        Replay { catalogue, disk, geometry, mode, readahead_bytes, cold, maps: Mutex::default() }
+        let queue = Queue::new(Arc::clone(&catalogue), cold.clock().clone());
+        let (cold, queue) = (Arc::new(cold), Arc::new(queue));
+        let maps = Mutex::default();
+        Replay { catalogue, disk, geometry, mode, readahead_bytes, cold, queue, maps }
     }
 
     fn open_file(&self, sealed: &Sealed, direct: bool) -> Result<Arc<dyn DiskFile>> {
@@ -70,12 +73,23 @@ impl Replay {
     pub(crate) fn catch_up(&self, sealed: &Sealed, position: u64) -> Result<CatchUp> {
         let shared = if self.mode == ReadMode::Map { self.shared(sealed)? } else { None };
         if let Some(shared) = shared {
-            return Ok(CatchUp::Mapped(Mapped::new(shared, position, self.readahead_bytes)));
+            let sharing = (self.readahead_bytes, self.queue.enter());
+            return Ok(CatchUp::Mapped(Mapped::new(shared, position, sharing)));
         }
         let footer = self.footer(sealed)?;
         let file = (self.open_file(sealed, false)?, sealed.path.clone());
-        let buffered = Buffered::new(file, self.geometry, footer, &self.cold, false);
+        let buffered = self.buffered(file, footer, false);
         Ok(CatchUp::Buffered(Box::new(buffered)))
+    }
+
+    fn buffered(
+        &self,
+        file: (Arc<dyn DiskFile>, PathBuf),
+        footer: Footer,
+        paced: bool,
+    ) -> Buffered {
+        let shared = (&self.cold, self.queue.enter());
+        Buffered::new(file, self.geometry, footer, shared, paced)
     }
 
     fn shared(&self, sealed: &Sealed) -> Result<Option<Arc<Shared>>> {
@@ -103,7 +117,7 @@ impl Replay {
     pub(crate) fn cold(&self, sealed: &Sealed) -> Result<Buffered> {
         let footer = self.footer(sealed)?;
         let file = (self.open_file(sealed, true)?, sealed.path.clone());
-        Ok(Buffered::new(file, self.geometry, footer, &self.cold, true))
+        Ok(self.buffered(file, footer, true))
     }
 
     /// Position of a block at or before the record, in a sealed segment.

@@ -6,6 +6,7 @@ mod deferred;
 mod failure;
 mod recovery;
 mod retention;
+mod sharing;
 mod supply;
 
 use std::collections::BTreeMap;
