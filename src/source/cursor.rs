@@ -3,7 +3,7 @@
 use super::Window;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, RawRecord, align_up, read_record, skip_record, split_record,
+    BLOCK_HEADER_BYTES, BlockHeader, RawRecord, align_up, skip_record, split_record,
 };
 use crate::lsn::Lsn;
 
@@ -195,14 +195,13 @@ fn enter_within(
     if !at.seeking || header.first_lsn > next {
         return Err(gap("records do not follow each other", at, header.first_lsn));
     }
-    let mut offset = 0;
+    let mut rest = body;
     for _ in header.first_lsn..next {
         let malformed = || gap("a malformed record", at, header.first_lsn);
-        let (_, after) = read_record(body, offset).ok_or_else(malformed)?;
-        offset = after;
+        rest = skip_record(rest).ok_or_else(malformed)?;
         scan.walked += 1;
     }
-    at.offset = offset as u32;
+    at.offset = (body.len() - rest.len()) as u32;
     at.index = (next - header.first_lsn) as u32;
     at.seeking = false;
     Ok(true)
