@@ -12,7 +12,7 @@ pub const STAGES: &[Stage] = &[
         budget_seconds: 200,
         rows: &[
             row("loom_models", 22, 22),
-            row("loom_executions", 220_000, 300_000),
+            row("loom_executions", 220_000, 800_000),
             row("loom_controls", 23, 23),
         ],
     },

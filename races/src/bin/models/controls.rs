@@ -93,7 +93,7 @@ pub fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => {
-            let longer = proof("loom_executions").is_some_and(|wanted| wanted > 250_000);
+            let longer = proof("loom_executions").is_some_and(|wanted| wanted > 500_000);
             run_all(longer);
             run_controls();
         }
