@@ -119,6 +119,7 @@ impl Bus {
         let options = builder.options;
         let geometry = options.memory_geometry();
         let ring = Arc::new(Ring::new(&options, geometry, 0, Lsn::ZERO)?);
+        ring.touch(true);
         let log = Log::new(&options, geometry, ring, clock, None, (0, Lsn::FIRST), threads)?;
         let plane = Plane::new(options, Arc::new(log), None, None, Checkpoints::in_memory());
         Bus::start(plane, Recovery::default(), threads)

@@ -30,6 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod at_once;
 mod buf;
 mod file;
 mod psync;
@@ -43,6 +44,7 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use at_once::at_once;
 pub(crate) use buf::{AlignedBuf, StableBytes};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use faulty::FaultyDisk;
@@ -58,6 +60,10 @@ pub(crate) const DIRECT_ALIGN: usize = 4096;
 
 /// How many writes a [`WriteQueue`] keeps in flight. Bandwidth is flat from 4 × 256 KiB on.
 const QUEUE_DEPTH: usize = 8;
+
+/// How many small reads a [`RealDisk`] is asked for at once. More gain little, and each is a thread
+/// for some milliseconds.
+const CALLS_AT_ONCE: usize = 16;
 
 /// How often in a row one call is repeated without progress because the kernel said EINTR or
 /// EAGAIN. Far beyond what signals cause; it only keeps a broken disk from becoming a busy loop.
@@ -144,6 +150,12 @@ pub(crate) trait Disk: Debug + Send + Sync {
     /// A random number: for identities, not for secrets.
     fn random_u64(&self) -> io::Result<u64> {
         getrandom::u64().map_err(io::Error::other)
+    }
+
+    /// How many calls about different files are worth having under way at once: see [`at_once`].
+    /// 1 where the order of calls must not depend on chance.
+    fn calls_at_once(&self) -> usize {
+        1
     }
 
     /// What is really in use.

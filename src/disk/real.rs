@@ -15,7 +15,8 @@ use super::file::{RealFile, check_size_limit};
 use super::psync::PsyncQueue;
 use super::uring::{self, UringQueue};
 use super::{
-    Backend, Disk, DiskFile, DiskLock, DiskMode, Entry, LOCK_RETRY_INTERVAL, OpenMode, WriteQueue,
+    Backend, CALLS_AT_ONCE, Disk, DiskFile, DiskLock, DiskMode, Entry, LOCK_RETRY_INTERVAL,
+    OpenMode, WriteQueue,
 };
 
 /// Files of the operating system.
@@ -172,6 +173,10 @@ impl Disk for RealDisk {
             }
         }
         Ok(Box::new(PsyncQueue::new(Arc::clone(lock))))
+    }
+
+    fn calls_at_once(&self) -> usize {
+        CALLS_AT_ONCE
     }
 
     fn mode(&self) -> DiskMode {

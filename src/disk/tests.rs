@@ -411,3 +411,44 @@ fn held_calls_wait_until_they_are_let_go() {
         syncing.join().unwrap().unwrap();
     });
 }
+
+/// Small reads of many files were made one after another, each as long as the disk's answer.
+#[test]
+fn calls_about_many_files_are_made_at_once_and_answered_in_order() {
+    let disk = RealDisk::new(Backend::Psync, false).unwrap();
+    let items: Vec<usize> = (0..100).collect();
+    let inside = parking_lot::Mutex::new(0);
+    let entered = parking_lot::Condvar::new();
+    let call = |item: &usize| {
+        let mut inside = inside.lock();
+        *inside += 1;
+        entered.notify_all();
+        // None of the first gets on before there are two of them.
+        let long = Duration::from_secs(30);
+        let late = entered.wait_while_for(&mut inside, |n| *n < 2, long).timed_out();
+        (item * 2, late)
+    };
+    let answers = at_once(&disk, &items, call);
+    assert_eq!(answers, items.iter().map(|item| (item * 2, false)).collect::<Vec<_>>());
+    assert!(at_once(&disk, &[], call).is_empty());
+}
+
+/// Where faults are counted, or a seed decides, the order of calls is always the same.
+#[test]
+fn a_disk_of_tests_is_called_by_one_thread_in_order() {
+    let real: Arc<dyn Disk> = Arc::new(RealDisk::new(Backend::Psync, false).unwrap());
+    let disk = FaultyDisk::new(real, Faults::new());
+    let items: Vec<usize> = (0..100).collect();
+    let calls = parking_lot::Mutex::new(Vec::new());
+    at_once(&disk, &items, |item| calls.lock().push((*item, thread::current().id())));
+    let here = thread::current().id();
+    assert_eq!(calls.into_inner(), items.iter().map(|item| (*item, here)).collect::<Vec<_>>());
+}
+
+#[test]
+#[should_panic = "item 7"]
+fn a_panic_in_one_of_many_calls_is_not_lost() {
+    let disk = RealDisk::new(Backend::Psync, false).unwrap();
+    let items: Vec<usize> = (0..100).collect();
+    at_once(&disk, &items, |item| assert!(*item != 7, "item 7"));
+}

@@ -16,7 +16,7 @@ use super::meta::MetaFile;
 use super::segments::{Prepared, Segments, segment_path};
 use super::survey::{Found, REPAIR, Survey};
 use super::walk::{Chain, Rest, Walked, Walker};
-use crate::disk::{Disk, DiskFile, DiskLock, Entry, OpenMode};
+use crate::disk::{Disk, DiskFile, DiskLock, Entry, OpenMode, at_once};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Meta;
 use crate::lsn::{Geometry, Lsn};
@@ -109,6 +109,13 @@ enum Complete {
     Rolled(OpenSegment),
 }
 
+/// A segment that was looked at.
+struct Seen {
+    found: Found,
+    /// If it has neither a first block nor a footer: what lies behind its header all the same.
+    unwritten: Option<(Arc<dyn DiskFile>, Rest)>,
+}
+
 /// The segment in which the log ends, and how.
 struct Tail {
     found: Found,
@@ -152,6 +159,9 @@ impl<'a> Recoverer<'a> {
     }
 
     fn run(&self, options: &Options, fresh: bool) -> Result<Unowned> {
+        let ring = Ring::new(options, self.geometry, 0, Lsn::ZERO)?;
+        // First of all: the system finds the memory while the disk is read.
+        ring.touch(false);
         let survey = self.survey();
         let (numbers, others) = survey.list()?;
         let first = self.geometry.segment_of(self.meta.log_start);
@@ -161,8 +171,11 @@ impl<'a> Recoverer<'a> {
                 return Err(survey.missing(first + i as u64));
             }
         }
-        let found = kept.iter().map(|&n| survey.look(n)).collect::<Result<Vec<_>>>()?;
-        let State { complete, tail, prepared } = self.read(first, found)?;
+        // The newest first: those without blocks are read as a whole, which takes longest.
+        let newest_first: Vec<u64> = kept.iter().rev().copied().collect();
+        let seen = at_once(&*self.files.disk, &newest_first, |&number| self.look(number));
+        let seen = seen.into_iter().rev().collect::<Result<Vec<_>>>()?;
+        let State { complete, tail, prepared } = self.read(first, seen, &ring)?;
         // From here on things are written: all that can be refused without, was.
         self.remove_leftovers(&numbers, first, &others)?;
         let meta = &self.meta;
@@ -185,7 +198,7 @@ impl<'a> Recoverer<'a> {
         if fresh {
             tracing::info!(dir = %self.files.dir.display(), log = %meta.log_id, "created the log");
         }
-        self.finish(options, segments, active, ended, recovery)
+        self.finish(ring, segments, active, ended, recovery)
     }
 
     fn remove_leftovers(&self, numbers: &[u64], first: u64, others: &[Entry]) -> Result<()> {
@@ -230,15 +243,32 @@ impl<'a> Recoverer<'a> {
         }
     }
 
+    /// Looks at a segment; at all of it, if it seems that nothing was ever written to it.
+    fn look(&self, number: u64) -> Result<Seen> {
+        let found = self.survey().look(number)?;
+        if found.footer.is_some() || found.first_block.is_some() {
+            return Ok(Seen { found, unwritten: None });
+        }
+        let unwritten = Some(self.read_behind_header(&found)?);
+        Ok(Seen { found, unwritten })
+    }
+
+    fn read_behind_header(&self, found: &Found) -> Result<(Arc<dyn DiskFile>, Rest)> {
+        let file = self.open_file(found)?;
+        let rest = self.walker(found, &*file).rest(self.geometry.head_bytes)?;
+        Ok((file, rest))
+    }
+
     /// Follows the chain through all segments, oldest first. Those without a footer are walked.
-    fn read(&self, first: u64, found: Vec<Found>) -> Result<State> {
+    /// What was walked is in the ring then.
+    fn read(&self, first: u64, seen: Vec<Seen>, ring: &Ring) -> Result<State> {
         let survey = self.survey();
-        let mut chain = self.chain_at_start(found.first());
+        let mut chain = self.chain_at_start(seen.first().map(|seen| &seen.found));
         let mut complete = Vec::new();
-        let mut found = found.into_iter();
+        let mut seen = seen.into_iter();
         loop {
             let missing = || survey.missing(first + complete.len() as u64);
-            let found_next = found.next().ok_or_else(missing)?;
+            let found_next = seen.next().ok_or_else(missing)?.found;
             survey.check_joint(&chain, &found_next)?;
             if let Some(footer) = &found_next.footer {
                 chain = Chain::behind(footer);
@@ -246,7 +276,8 @@ impl<'a> Recoverer<'a> {
                 continue;
             }
             let file = self.open_file(&found_next)?;
-            let walked = self.walker(&found_next, &*file).walk(chain, |_, _| {})?;
+            let keep = |slab, bytes: &[u8]| load(ring, slab, bytes);
+            let walked = self.walker(&found_next, &*file).walk(chain, |_, _| {}, keep)?;
             if !planted(Bug::TrustsTheCache) {
                 file.sync_data().map_err(|e| {
                     Error::io("cannot make durable what recovery read", &found_next.path, e)
@@ -261,7 +292,7 @@ impl<'a> Recoverer<'a> {
             let rest = self.walker(&found_next, &*file).rest(walked.end)?;
             let tail = Tail { found: found_next, file, walked, rest };
             self.judge(&tail)?;
-            let prepared = found.map(|found| self.check_prepared(&tail, found));
+            let prepared = seen.map(|seen| self.check_prepared(&tail, seen));
             let prepared = prepared.collect::<Result<_>>()?;
             return Ok(State { complete, tail, prepared });
         }
@@ -310,9 +341,9 @@ impl<'a> Recoverer<'a> {
     }
 
     /// A segment behind the tail: prepared, and without a block, or something is wrong.
-    fn check_prepared(&self, tail: &Tail, found: Found) -> Result<(u64, Prepared)> {
-        let file = self.open_file(&found)?;
-        let rest = self.walker(&found, &*file).rest(self.geometry.head_bytes)?;
+    fn check_prepared(&self, tail: &Tail, seen: Seen) -> Result<(u64, Prepared)> {
+        let Seen { found, unwritten } = seen;
+        let (file, rest) = unwritten.map_or_else(|| self.read_behind_header(&found), Ok)?;
         if rest.good_blocks > 0 || found.footer.is_some() {
             let what = "blocks follow in the next segment, but this one does not end";
             return Err(self.corrupt(tail, what, rest.last_lsn));
@@ -366,10 +397,10 @@ impl<'a> Recoverer<'a> {
         Ok((segments.take_prepared(next, (chain.next_lsn, chain.crc))?, ended))
     }
 
-    /// Loads the active segment into the ring and puts the pieces together.
+    /// Puts the pieces together.
     fn finish(
         &self,
-        options: &Options,
+        ring: Ring,
         segments: Segments,
         active: Arc<OpenSegment>,
         ended: Ended,
@@ -378,31 +409,14 @@ impl<'a> Recoverer<'a> {
         let geometry = self.geometry;
         let next_lsn = Lsn::new(ended.chain.next_lsn);
         let last_lsn = next_lsn.previous();
-        let ring = Ring::new(options, geometry, ended.position, last_lsn)?;
-        let first_slab = geometry.slab_of(geometry.segment_start(active.number));
-        let mut last = ended.position;
-        // A block may end exactly where its slab does: the slab behind is opened by the log.
-        if geometry.slab_offset(last) == 0 && geometry.slab_of(last) > first_slab {
-            last -= 1;
+        let current = geometry.slab_of(ended.position);
+        let loaded = (0..current).rev().take_while(|&slab| ring.contains(slab));
+        ring.start_at(loaded.last().unwrap_or(current));
+        if let Some(slab) = ring.get(current) {
+            // It goes on: its end is stored when the next one is entered.
+            slab.end_at(geometry.slab_bytes as usize);
         }
-        let footer = active.footer(false);
-        for slab in first_slab..=geometry.slab_of(last) {
-            let memory = ring
-                .open_slab(slab)
-                .ok_or_else(|| Error::new(ErrorKind::Busy, "no memory for the newest segment"))?;
-            let offset = geometry.segment_offset(geometry.slab_start(slab));
-            // SAFETY: nobody else has the ring yet.
-            let bytes = unsafe { memory.bytes_mut(0, geometry.slab_bytes as usize) };
-            let failed = |e| Error::io("cannot load the newest segment", &active.path, e);
-            if active.file.read_at(bytes, offset).map_err(failed)? < bytes.len() {
-                return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
-            }
-            if slab < geometry.slab_of(last) {
-                let end = footer.slab_ends.get((slab - first_slab) as usize).copied();
-                memory.end_at(end.unwrap_or(0) as usize);
-            }
-        }
-        ring.start_at(first_slab);
+        ring.publish(ended.position, last_lsn);
         let first_lsn = Lsn::new(self.meta.log_start_lsn);
         let recovery =
             Recovery { records: next_lsn.get() - first_lsn.get(), first_lsn, last_lsn, ..recovery };
@@ -426,6 +440,17 @@ impl<'a> Recoverer<'a> {
             recovery,
         })
     }
+}
+
+/// Puts a slab that was walked into the ring.
+fn load(ring: &Ring, slab: u64, bytes: &[u8]) -> Result<()> {
+    let memory = ring
+        .open_slab(slab)
+        .ok_or_else(|| Error::new(ErrorKind::Busy, "no memory for the newest segment"))?;
+    // SAFETY: nobody else has the ring yet.
+    unsafe { memory.bytes_mut(0, bytes.len()) }.copy_from_slice(bytes);
+    memory.end_at(bytes.len());
+    Ok(())
 }
 
 /// Where the log goes on.

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::segments::segment_path;
 use super::walk::Chain;
-use crate::disk::{Disk, Entry, OpenMode};
+use crate::disk::{AlignedBuf, Disk, Entry, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Footer, FormatError, LogId, NUMBER_END, PAGE_BYTES,
-    SegmentHeader, footer_bytes,
+    BlockHeader, Footer, FormatError, LogId, NUMBER_END, PAGE_BYTES, SegmentHeader, footer_bytes,
 };
 use crate::lsn::{Geometry, Lsn};
 
@@ -66,7 +65,8 @@ impl Survey<'_> {
     pub(crate) fn look(&self, number: u64) -> Result<Found> {
         let path = self.path(number);
         let failed = |e| Error::io("cannot read a segment", &path, e).at_segment(number, 0);
-        let mode = OpenMode { write: false, create: false, direct: false };
+        // Past the cache: two pages of each segment are wanted, not what lies around them.
+        let mode = OpenMode { write: false, create: false, direct: true };
         let file = self.disk.open(&path, mode).map_err(failed)?;
         let damaged = |what: String, offset| {
             Error::new(ErrorKind::Corrupt, what)
@@ -79,7 +79,7 @@ impl Survey<'_> {
         if len != bytes {
             return Err(damaged(format!("a segment of {bytes} bytes has {len}"), len.min(bytes)));
         }
-        let mut head = vec![0; PAGE_BYTES as usize + BLOCK_HEADER_BYTES];
+        let mut head = AlignedBuf::zeroed(2 * PAGE_BYTES as usize);
         file.read_at(&mut head, 0).map_err(failed)?;
         let (page, first) = head.split_at(PAGE_BYTES as usize);
         let newer = |error: FormatError, offset| {
@@ -102,7 +102,7 @@ impl Survey<'_> {
             return Err(damaged(format!("the file holds segment {}", header.number), 0));
         }
         let footer_bytes = footer_bytes(bytes);
-        let mut region = vec![0; footer_bytes as usize];
+        let mut region = AlignedBuf::zeroed(footer_bytes as usize);
         file.read_at(&mut region, bytes - footer_bytes).map_err(failed)?;
         let sizes = (self.geometry.slab_bytes, bytes);
         let footer = match Footer::decode(&region, (number, header.salt()), sizes) {

@@ -130,6 +130,7 @@ impl Walker<'_> {
     }
 
     /// Walks from the first block to the first that is not the continuation of the one before.
+    /// `each_slab` is given each slab that has blocks, up to where they end.
     ///
     /// A slab may end early: zeros up to its end are that exactly if the first block of the next
     /// slab (behind the last slab: the rolling block) continues the last good one.
@@ -137,6 +138,7 @@ impl Walker<'_> {
         &self,
         mut chain: Chain,
         mut each: impl FnMut(&BlockHeader, &[u8]),
+        mut each_slab: impl FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<Walked> {
         let geometry = self.geometry;
         let slabs = geometry.slabs_per_segment();
@@ -167,6 +169,9 @@ impl Walker<'_> {
                 unvouched = header.records > 0;
                 each(&header, body);
                 offset = next;
+            }
+            if offset > geometry.first_block_offset(slab) {
+                each_slab(slab, &buffer[..offset])?;
             }
             if !is_zero(&buffer[offset.min(limit)..limit]) {
                 break;

@@ -80,6 +80,12 @@ impl Ring {
         })
     }
 
+    /// Faults in the ring's memory; with `wait`, before it returns.
+    pub(crate) fn touch(&self, wait: bool) {
+        let arena = Arc::clone(&self.pool.lock().arena);
+        if wait { arena.touch() } else { arena.touch_in_background() }
+    }
+
     /// Address and length of the memory that the kernel may keep pinned for writing from.
     pub(crate) fn resident(&self) -> (*const u8, usize) {
         self.pool.lock().arena.resident()

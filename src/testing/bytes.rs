@@ -147,7 +147,8 @@ pub struct Walk {
 /// Those of the disk.
 pub fn walk(segment: &Segment<'_>, each: Each<'_>) -> Result<Walk> {
     with_walker(segment, |walker, chain| {
-        let walked = walker.walk(chain, |header, body| records(header, body, &mut *each))?;
+        let walked =
+            walker.walk(chain, |header, body| records(header, body, &mut *each), |_, _| Ok(()))?;
         let rest = walker.rest(walked.end)?;
         Ok(Walk {
             records: walked.records,

@@ -212,8 +212,9 @@ fn trap_17_many_segments_start_no_threads() {
     let before = threads();
     let bus = bed.open();
     assert!(bus.recovery().segments >= SEGMENTS);
+    // Those that opened it have been joined, and may still be listed for a moment.
+    until("no more than the bus's own", || threads() <= before + 5);
     let opened = threads();
-    assert!(opened <= before + 5, "{before} threads, {opened} with the bus");
     let mut most = 0;
     let consumers = [0, 1, 2].map(|i| {
         let consumer = bus.subscribe(format!("c{i}")).start_if_new(Start::Earliest);

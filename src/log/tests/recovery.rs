@@ -353,3 +353,21 @@ fn a_log_is_open_once() {
     let _rig = bed.open();
     assert_eq!(bed.try_open().err().unwrap().kind(), ErrorKind::Locked);
 }
+
+/// The newest segment was walked, and then read once more for the ring.
+#[test]
+fn the_ring_holds_what_was_walked_without_another_read() {
+    let bed = Bed::new(4, 2, false);
+    let mut model = Vec::new();
+    let rig = bed.open();
+    commit(&rig.writer(), &mut model, Rng(1).record(5_000));
+    rig.close();
+    let files = bed.listing().len() as u64;
+    let before = bed.faults.calls(Op::Read);
+    let rig = bed.open();
+    let reads = bed.faults.calls(Op::Read) - before;
+    // Of each its head and footer; all of the newest, and what lies behind its end, which is in its
+    // first slab; all of those prepared.
+    assert_eq!(reads, 1 + 2 * files + (4 + 4) + (files - 1) * 4);
+    assert!(rig.read(Tier::Hot) == model);
+}
