@@ -9,6 +9,7 @@ mod clock;
 mod modelled;
 #[cfg(races)]
 use modelled as primitives;
+mod priority;
 #[cfg(not(races))]
 mod real;
 #[cfg(not(races))]
@@ -28,6 +29,7 @@ pub(crate) use primitives::{
     CountedArc, Deadline, Futex, Mutex, MutexGuard, Receiver, Sender, Slot, Touched, atomic,
     planted, thread, thread_local, unbounded,
 };
+pub(crate) use priority::{answer_soon, stand_back};
 
 /// Something that happens again and again, and that others wait for.
 ///

@@ -27,7 +27,7 @@ use crate::ring::Ring;
 use crate::source::{Cold, Replay};
 use crate::supervisor::{Housekeeper, Stop, Supervisor};
 use crate::sync::thread::{self, JoinHandle};
-use crate::sync::{Clock, Mutex};
+use crate::sync::{Clock, Mutex, answer_soon};
 
 /// An event bus in this process: one log, its writers and its consumers.
 ///
@@ -149,14 +149,19 @@ impl Bus {
         let log = &self.plane.log;
         if let Some(segments) = log.segments().cloned() {
             let (this, stop) = (Arc::clone(log), Arc::clone(&self.log_stop));
-            threads.committer =
-                Some(spawn("ep-committer", move || this.run_committer(stop.flag()))?);
+            threads.committer = Some(spawn("ep-committer", move || {
+                answer_soon();
+                this.run_committer(stop.flag());
+            })?);
             let (this, stop) = (Arc::clone(log), Arc::clone(&self.segments_stop));
             threads.segments =
                 Some(spawn("ep-segments", move || segments.run(&this, stop.flag()))?);
         }
         let (ring, stop) = (Arc::clone(&log.ring), Arc::clone(&self.stop));
-        let wake = move || ring.sleepers.run(&ring.committed, || stop.is_set());
+        let wake = move || {
+            answer_soon();
+            ring.sleepers.run(&ring.committed, || stop.is_set());
+        };
         threads.others.push(spawn("ep-waker", wake)?);
         let (this, stop) = (Arc::clone(&self.supervisor), Arc::clone(&self.stop));
         threads.others.push(spawn("ep-supervisor", move || this.run(&stop))?);

@@ -14,11 +14,9 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::stand_back;
 
 const HUGE_PAGE_BYTES: usize = 2 << 20;
-
-/// Behind the threads that open the log, which wait for the disk most of the time.
-const TOUCHER_NICE: i32 = 10;
 
 #[derive(Debug)]
 pub(crate) struct Arena {
@@ -105,8 +103,8 @@ impl Arena {
         let unwanted = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&unwanted);
         let work = move || {
-            // SAFETY: takes no memory; it is about this thread alone.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, TOUCHER_NICE) };
+            // Behind the threads that open the log, which wait for the disk most of the time.
+            stand_back();
             // Relaxed: a wish, which carries nothing.
             touch(start, bytes, || stop.load(Ordering::Relaxed));
         };
