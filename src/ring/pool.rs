@@ -20,9 +20,10 @@ use crate::sync::{Mutex, Slot, planted};
 /// Free slabs kept warm; those beyond go back to the system.
 const WARM_SLABS: usize = 2;
 
-/// So many slabs leave the ring before the memory of the first is used again: the lines of a
-/// younger one are still on their way from its last reader's core.
-const REUSE_DISTANCE: usize = 3;
+/// So much leaves the ring before the memory of the first slab is used again: more than the caches
+/// of two cores hold, since a line that one of them still has must be taken from it, and less than
+/// the cache that they share.
+const REUSE_DISTANCE_BYTES: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -183,7 +184,8 @@ impl Pool {
         if planted("take_does_not_ask") && !self.retired.is_empty() {
             return self.retired.pop_front();
         }
-        if self.retired.len() < REUSE_DISTANCE && self.fresh < self.arena.resident_slabs() {
+        let distance = self.retired.len() * self.arena.slab_bytes();
+        if distance < REUSE_DISTANCE_BYTES && self.fresh < self.arena.resident_slabs() {
             return self.fresh();
         }
         if let Some(free) =
