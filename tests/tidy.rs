@@ -183,6 +183,7 @@ fn unsafe_lives_in_few_files() {
         "src/ring/",
         "src/disk/",
         "src/log/appender.rs",
+        "src/log/writer.rs",
         "src/log/committer.rs",
         "src/log/recovery.rs",
         "src/source/hot.rs",

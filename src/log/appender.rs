@@ -4,6 +4,7 @@
 //! block's committed records; committing it moves `end` over it, dropping it moves nothing.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -43,12 +44,48 @@ pub(crate) struct ClosedBlock {
     pub(crate) sequence: u64,
 }
 
-/// Where a batch stands in the open block: offsets in the current slab.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Extent {
-    pub(crate) start: usize,
-    pub(crate) end: usize,
+/// A batch that grows behind the open block's committed records.
+#[derive(Default)]
+pub(crate) struct Growth<'a> {
+    /// Where in the current slab it begins, and where what it may take ends.
+    start: usize,
+    limit: usize,
+    /// What is left of that.
+    room: &'a mut [u8],
     pub(crate) records: u32,
+}
+
+impl<'a> Growth<'a> {
+    fn end(&self) -> usize {
+        self.limit - self.room.len()
+    }
+
+    /// Adds a record and returns the bytes of its payload, which hold whatever was there before.
+    /// `None` if it does not fit.
+    #[inline]
+    pub(crate) fn record(
+        &mut self,
+        kind: u16,
+        key: u64,
+        payload_bytes: usize,
+    ) -> Option<&'a mut [u8]> {
+        // What is no longer than the room can be rounded up.
+        let room = self.room.len();
+        let size = (payload_bytes <= room).then(|| record_bytes(payload_bytes))?;
+        if size > room {
+            return None;
+        }
+        let (record, left) = mem::take(&mut self.room).split_at_mut(size);
+        self.room = left;
+        self.records += 1;
+        let (header, rest) = record.split_first_chunk_mut()?;
+        write_record_header(header, payload_bytes as u32, kind, key);
+        // The padding is in the last word, and one store is cheaper than a call for up to 7 bytes.
+        if let Some(last) = rest.last_chunk_mut::<8>() {
+            *last = [0; 8];
+        }
+        rest.get_mut(..payload_bytes)
+    }
 }
 
 #[derive(Debug)]
@@ -67,7 +104,8 @@ pub(crate) struct Appender {
     end: usize,
     records: u32,
     batches: u32,
-    kinds: KindSet,
+    /// Those of the open block, and of batches that were dropped.
+    pub(crate) kinds: KindSet,
     sequence: u64,
     next_lsn: u64,
     /// Position where the last closed block's padding ends.
@@ -137,40 +175,60 @@ impl Appender {
         self.current.number() + 1
     }
 
-    pub(crate) fn begin(&self) -> Extent {
-        Extent { start: self.end, end: self.end, records: 0 }
+    /// Begins a batch.
+    ///
+    /// # Safety
+    /// The append lock is held for `'a`, and there is no other batch meanwhile.
+    pub(crate) unsafe fn begin<'a>(&self) -> Growth<'a> {
+        // SAFETY: the caller's.
+        unsafe { self.growth(self.end, self.end, 0) }
     }
 
-    /// Adds a record to the batch and returns its payload's bytes, which hold whatever was there
-    /// before. On an error the batch is as it was.
-    #[inline]
-    pub(crate) fn reserve(
+    /// A batch with so many records, between these offsets.
+    ///
+    /// # Safety
+    /// As for [`Appender::begin`]; an earlier growth of the same batch is not used any more.
+    unsafe fn growth<'a>(&self, start: usize, end: usize, records: u32) -> Growth<'a> {
+        // A header alone may reach over the limit already.
+        let limit = self.block_limit.max(end);
+        let room: &'a mut [u8] = if end < limit {
+            // SAFETY: the range lies behind the open block's committed records, above the committed
+            // position; the append lock gives it to this batch alone. The slab stays while the lock
+            // is held: it is the current one, or in a closed block that nobody can take.
+            unsafe { &mut *std::ptr::from_mut(self.current.bytes_mut(end, limit)) }
+        } else {
+            &mut []
+        };
+        Growth { start, limit, room, records }
+    }
+
+    /// Adds a record that is a batch by itself. Returns its LSN.
+    pub(crate) fn append(&mut self, kind: u16, key: u64, payload: &[u8]) -> Result<Lsn> {
+        // SAFETY: `&mut self` is the append lock, and outlives the batch.
+        let mut batch = unsafe { self.begin() };
+        let out = match batch.record(kind, key, payload.len()) {
+            Some(out) => out,
+            None => self.record_elsewhere(&mut batch, kind, key, payload.len())?,
+        };
+        out.copy_from_slice(payload);
+        self.kinds.insert(kind);
+        Ok(self.accept(batch))
+    }
+
+    /// Adds a record that does not fit where the batch is. On an error the batch is as it was.
+    #[cold]
+    pub(crate) fn record_elsewhere<'a>(
         &mut self,
-        batch: &mut Extent,
+        batch: &mut Growth<'a>,
         kind: u16,
         key: u64,
         payload_bytes: usize,
-    ) -> Result<&mut [u8]> {
-        // None where not even another header fits. What is within it can be rounded up.
-        let room = self.block_limit.saturating_sub(batch.end);
-        if payload_bytes > room || record_bytes(payload_bytes) > room {
-            self.make_room(batch, payload_bytes)?;
-        }
-        let size = record_bytes(payload_bytes);
-        // SAFETY: the range lies behind the open block's committed records, above the committed
-        // position, and `&mut self` is the append lock.
-        let out = unsafe { self.current.bytes_mut(batch.end, batch.end + size) };
-        let (header, rest) = out.split_first_chunk_mut().expect("a record is larger");
-        write_record_header(header, payload_bytes as u32, kind, key);
-        // The padding is in the last word, and one store is cheaper than a call for up to 7 bytes.
-        if let Some(last) = rest.last_chunk_mut::<8>() {
-            *last = [0; 8];
-        }
-        let payload = &mut rest[..payload_bytes];
-        self.kinds.insert(kind);
-        batch.end += size;
-        batch.records += 1;
-        Ok(payload)
+    ) -> Result<&'a mut [u8]> {
+        let (start, end) = self.make_room(batch, payload_bytes)?;
+        // SAFETY: the batch was begun under the lock that is still held, and this is what it goes
+        // on with.
+        *batch = unsafe { self.growth(start, end, batch.records) };
+        Ok(batch.record(kind, key, payload_bytes).expect("room was made for it"))
     }
 
     #[cold]
@@ -181,13 +239,13 @@ impl Appender {
             .advise("use larger slabs for a new log, or split the record")
     }
 
-    /// Moves the batch to a block, and if need be a slab, of its own, where it fits.
-    #[cold]
-    fn make_room(&mut self, batch: &mut Extent, payload_bytes: usize) -> Result<()> {
+    /// Moves the batch to a block, and if need be a slab, of its own, where it and the record fit.
+    /// Returns where it lies then.
+    fn make_room(&mut self, batch: &Growth<'_>, payload_bytes: usize) -> Result<(usize, usize)> {
         if payload_bytes > payload_bytes_max(self.block_bytes_max) {
             return Err(self.too_large(payload_bytes));
         }
-        let bytes = batch.end - batch.start;
+        let bytes = batch.end() - batch.start;
         let whole = BLOCK_HEADER_BYTES + bytes + record_bytes(payload_bytes);
         if whole > self.block_bytes_max {
             return Err(Error::new(
@@ -220,13 +278,12 @@ impl Appender {
             slab.copy_within(0..bytes, to - batch.start);
         } else {
             // SAFETY: the batch's bytes in the slab it leaves, ours under the append lock.
-            let old = unsafe { from.bytes_mut(batch.start, batch.end) };
+            let old = unsafe { from.bytes_mut(batch.start, batch.end()) };
             // SAFETY: a slab that nobody has entered yet.
             unsafe { self.current.bytes_mut(to, to + bytes) }.copy_from_slice(old);
         }
         self.end = to;
-        *batch = Extent { start: to, end: to + bytes, ..*batch };
-        Ok(())
+        Ok((to, to + bytes))
     }
 
     fn enter_next_slab(&mut self) {
@@ -244,9 +301,9 @@ impl Appender {
     }
 
     /// Makes the batch part of the open block and gives its records their LSNs. Returns the first.
-    pub(crate) fn accept(&mut self, batch: &Extent) -> Lsn {
+    pub(crate) fn accept(&mut self, batch: Growth<'_>) -> Lsn {
         let first = self.next_lsn;
-        self.end = batch.end;
+        self.end = batch.end();
         self.records += batch.records;
         self.batches += 1;
         self.next_lsn += u64::from(batch.records);

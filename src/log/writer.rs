@@ -1,12 +1,13 @@
 //! The data plane's side: [`Writer`], [`WriteBatch`], [`Ticket`].
 
 use std::fmt;
+use std::mem;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Log;
-use super::appender::{Appender, Extent, payload_bytes_max};
+use super::appender::{Appender, Growth, payload_bytes_max};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
 use crate::sync::{MutexGuard, thread_local};
@@ -78,9 +79,12 @@ impl Writer {
     /// # Panics
     /// If this thread holds a batch of the same log: that would deadlock.
     pub fn append(&self, kind: u16, key: u64, payload: &[u8]) -> Result<Lsn> {
-        let mut batch = self.batch();
-        batch.append(kind, key, payload)?;
-        Ok(*batch.commit()?.start())
+        let log = &*self.log;
+        log.assert_not_held();
+        let mut appender = log.lock_for_append()?;
+        let lsn = appender.append(kind, key, payload)?;
+        self.log.commit(appender)?;
+        Ok(lsn)
     }
 
     /// Begins a batch and takes the append lock until the batch ends. What keeps it from appending
@@ -93,19 +97,20 @@ impl Writer {
         log.assert_not_held();
         match log.lock_for_append() {
             Ok(appender) => {
-                let extent = appender.begin();
                 log.writing.holder.store(this_thread(), Ordering::Relaxed);
                 // Only the holder of the lock writes it.
                 let batch = log.writing.batches.load(Ordering::Relaxed) + 1;
                 log.writing.batches.store(batch, Ordering::Relaxed);
-                WriteBatch { log: &self.log, appender: Some(appender), refusal: None, extent }
+                // SAFETY: the guard lives as long as the batch.
+                let growth = unsafe { appender.begin() };
+                let (appender, refusal) = (Some(appender), None);
+                WriteBatch { log: &self.log, appender, refusal, growth, kind: None }
             }
-            Err(error) => WriteBatch {
-                log: &self.log,
-                appender: None,
-                refusal: Some(error),
-                extent: Extent { start: 0, end: 0, records: 0 },
-            },
+            Err(error) => {
+                let (appender, refusal) = (None, Some(error));
+                let growth = Growth::default();
+                WriteBatch { log: &self.log, appender, refusal, growth, kind: None }
+            }
         }
     }
 
@@ -125,16 +130,18 @@ pub struct WriteBatch<'a> {
     /// `None` when refused, or once committed. The guard is `!Send`, so the batch is.
     appender: Option<MutexGuard<'a, Appender>>,
     refusal: Option<Error>,
-    extent: Extent,
+    growth: Growth<'a>,
+    /// Of the last record.
+    kind: Option<u16>,
 }
 
 impl fmt::Debug for WriteBatch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WriteBatch").field("records", &self.extent.records).finish_non_exhaustive()
+        f.debug_struct("WriteBatch").field("records", &self.growth.records).finish_non_exhaustive()
     }
 }
 
-impl WriteBatch<'_> {
+impl<'a> WriteBatch<'a> {
     /// Adds a record; copies the payload once, to where it stays.
     ///
     /// # Errors
@@ -142,10 +149,7 @@ impl WriteBatch<'_> {
     /// The errors of [`Writer::batch`].
     #[inline]
     pub fn append(&mut self, kind: u16, key: u64, payload: &[u8]) -> Result<()> {
-        let Some(appender) = &mut self.appender else {
-            return Err(refused(&self.refusal));
-        };
-        appender.reserve(&mut self.extent, kind, key, payload.len())?.copy_from_slice(payload);
+        self.record(kind, key, payload.len())?.copy_from_slice(payload);
         Ok(())
     }
 
@@ -155,24 +159,49 @@ impl WriteBatch<'_> {
     /// As [`WriteBatch::append`].
     #[inline]
     pub fn reserve(&mut self, kind: u16, key: u64, payload_bytes: usize) -> Result<&mut [u8]> {
-        let Some(appender) = &mut self.appender else {
-            return Err(refused(&self.refusal));
-        };
-        let payload = appender.reserve(&mut self.extent, kind, key, payload_bytes)?;
+        let payload = self.record(kind, key, payload_bytes)?;
         payload.fill(0);
         Ok(payload)
+    }
+
+    #[inline]
+    fn record(&mut self, kind: u16, key: u64, payload_bytes: usize) -> Result<&mut [u8]> {
+        let payload = match self.growth.record(kind, key, payload_bytes) {
+            Some(payload) => payload,
+            None => self.record_elsewhere(kind, key, payload_bytes)?,
+        };
+        if self.kind != Some(kind)
+            && let Some(appender) = &mut self.appender
+        {
+            self.kind = Some(kind);
+            appender.kinds.insert(kind);
+        }
+        Ok(payload)
+    }
+
+    #[cold]
+    fn record_elsewhere(
+        &mut self,
+        kind: u16,
+        key: u64,
+        payload_bytes: usize,
+    ) -> Result<&'a mut [u8]> {
+        match &mut self.appender {
+            Some(appender) => appender.record_elsewhere(&mut self.growth, kind, key, payload_bytes),
+            None => Err(refused(&self.refusal)),
+        }
     }
 
     /// How many records the batch holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.extent.records as usize
+        self.growth.records as usize
     }
 
     /// Whether the batch holds no record.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.extent.records == 0
+        self.growth.records == 0
     }
 
     /// Commits the batch and returns its LSNs: with `Synced` when it is durable, with `Deferred`
@@ -185,13 +214,12 @@ impl WriteBatch<'_> {
         let Some(mut appender) = self.appender.take() else {
             return Err(refused(&self.refusal));
         };
-        let (log, extent) = (self.log, self.extent);
+        let (log, growth) = (self.log, mem::take(&mut self.growth));
         log.writing.holder.store(0, Ordering::Relaxed);
-        if extent.records == 0 {
+        if growth.records == 0 {
             return Ok(empty(&appender));
         }
-        let first = appender.accept(&extent);
-        let lsns = first..=Lsn::new(first.get() + u64::from(extent.records) - 1);
+        let lsns = appender.accept(growth)..=appender.next_lsn().previous();
         log.commit(appender)?;
         Ok(lsns)
     }
@@ -204,14 +232,13 @@ impl WriteBatch<'_> {
         let Some(mut appender) = self.appender.take() else {
             return Err(refused(&self.refusal));
         };
-        let (log, extent) = (self.log, self.extent);
+        let (log, growth) = (self.log, mem::take(&mut self.growth));
         log.writing.holder.store(0, Ordering::Relaxed);
-        if extent.records == 0 {
+        if growth.records == 0 {
             let lsns = empty(&appender);
             return Ok(Ticket { log: Arc::clone(log), lsns, place: (0, 0) });
         }
-        let first = appender.accept(&extent);
-        let lsns = first..=Lsn::new(first.get() + u64::from(extent.records) - 1);
+        let lsns = appender.accept(growth)..=appender.next_lsn().previous();
         let place = log.commit_later(appender);
         Ok(Ticket { log: Arc::clone(log), lsns, place })
     }
