@@ -20,14 +20,16 @@ pub const OURS_POLLED: System = System { label: "eventplane", policies: &POLLS, 
 /// What a record takes besides its payload, and a batch besides its records.
 const RECORD_HEADER_BYTES: usize = 16;
 const BLOCK_HEADER_BYTES: usize = 64;
-/// A ring has so many slabs: few enough that each is worth a while, many enough that the one being
-/// left is little of it.
-const SLABS: u64 = 64;
+/// A ring has at least so many slabs: many enough that the one being left is little of it.
+const SLABS_MIN: u64 = 16;
+/// The default. Where a slab has room for a few batches only, much of it is left empty.
+const SLAB_BYTES_MAX: u64 = 1 << 20;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub fn bus(ring_bytes: u64, idle_spins: u32) -> anyhow::Result<Bus> {
-    let builder = Bus::builder().ring_bytes(ring_bytes).slab_bytes(ring_bytes / SLABS);
+    let slab_bytes = (ring_bytes / SLABS_MIN).min(SLAB_BYTES_MAX);
+    let builder = Bus::builder().ring_bytes(ring_bytes).slab_bytes(slab_bytes);
     Ok(builder.idle_spins(idle_spins).in_memory()?)
 }
 
