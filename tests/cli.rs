@@ -57,7 +57,7 @@ fn info_says_what_the_log_is() {
 
 #[test]
 fn segments_has_one_line_each() {
-    let sample = Sample::new(40);
+    let sample = Sample::unclosed(40);
     let (status, listed) = json("segments", &sample.dir, &[]);
     assert_eq!(status, CLEAN);
     let listed = listed["segments"].as_array().unwrap();

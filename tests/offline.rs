@@ -284,7 +284,7 @@ fn bytes_in_a_gap_cost_no_record() {
 #[test]
 fn bytes_in_a_prepared_segment_are_set_aside() {
     for offset in [PAGE, SEGMENT_BYTES / 2 + 77] {
-        let sample = Sample::new(40);
+        let sample = Sample::unclosed(40);
         let prepared = sample.open_segment() + 1;
         flip(&segment_file(&sample.dir, prepared), offset, 2);
         let report = verify(&sample.dir);

@@ -345,6 +345,9 @@ impl Bus {
             segments.kick();
         }
         join(threads.segments.take());
+        if let Some(segments) = log.segments().filter(|_| log.poisoned().is_none()) {
+            segments.discard_prepared();
+        }
         self.stop.stop();
         log.ring.sleepers.ring();
         for thread in threads.others.drain(..) {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::file::{read_full, retry, write_all};
-use super::{Disk, DiskFile, DiskLock, DiskMode, Entry, OpenMode, WriteQueue};
+use super::{Disk, DiskFile, DiskLock, DiskMode, OpenMode, WriteQueue};
 
 /// How long [`Hold::wait_for`] waits for a test to get where it should.
 const HOLD_WAIT: Duration = Duration::from_secs(10);
@@ -336,7 +336,7 @@ impl Disk for FaultyDisk {
         self.faults.whole(Op::CreateDir, &[path], || self.disk.create_dir(path))
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.faults.whole(Op::List, &[dir], || self.disk.list(dir))
     }
 

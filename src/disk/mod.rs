@@ -97,15 +97,6 @@ pub(crate) struct OpenMode {
     pub direct: bool,
 }
 
-/// One name in a directory.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Entry {
-    /// Not UTF-8? Then shown lossily: no file of ours has such a name.
-    pub name: String,
-    /// Length in bytes; 0 for a directory.
-    pub len: u64,
-}
-
 /// What is really in use, after fallbacks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct DiskMode {
@@ -124,8 +115,8 @@ pub(crate) trait Disk: Debug + Send + Sync {
     /// Creates a directory and its parents; it may be there already.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// What is in a directory, sorted by name. A file that vanishes meanwhile is left out.
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
+    /// The names in a directory, sorted. One that is not UTF-8 is shown lossily: none of ours is.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
     /// Opens a file.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;

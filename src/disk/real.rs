@@ -15,8 +15,8 @@ use super::file::{RealFile, check_size_limit};
 use super::psync::PsyncQueue;
 use super::uring::{self, UringQueue};
 use super::{
-    Backend, CALLS_AT_ONCE, Disk, DiskFile, DiskLock, DiskMode, Entry, LOCK_RETRY_INTERVAL,
-    OpenMode, WriteQueue,
+    Backend, CALLS_AT_ONCE, Disk, DiskFile, DiskLock, DiskMode, LOCK_RETRY_INTERVAL, OpenMode,
+    WriteQueue,
 };
 
 /// Files of the operating system.
@@ -102,22 +102,13 @@ impl Disk for RealDisk {
         fs::create_dir_all(path)
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            entries.push(Entry {
-                name: entry.file_name().to_string_lossy().into_owned(),
-                len: if metadata.is_dir() { 0 } else { metadata.len() },
-            });
-        }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries)
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let name = |entry: io::Result<fs::DirEntry>| {
+            entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+        };
+        let mut names = fs::read_dir(dir)?.map(name).collect::<io::Result<Vec<_>>>()?;
+        names.sort_unstable();
+        Ok(names)
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {

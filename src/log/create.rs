@@ -27,9 +27,9 @@ pub(super) fn is_log(disk: &dyn Disk, dir: &Path) -> Result<bool> {
         }
         Err(e) => return Err(Error::io("cannot list the log's directory", dir, e)),
     };
-    let has = |name: &str| entries.iter().any(|e| e.name == name);
+    let has = |name: &str| entries.iter().any(|entry| entry == name);
     let ours = ["LOCK", "segments", "meta", "meta.tmp", "checkpoints", "checkpoints.tmp", "cut"];
-    if has("segments") && (has("meta") || entries.iter().all(|e| ours.contains(&&*e.name))) {
+    if has("segments") && (has("meta") || entries.iter().all(|entry| ours.contains(&&**entry))) {
         return Ok(true);
     }
     if has("meta") {
@@ -38,9 +38,9 @@ pub(super) fn is_log(disk: &dyn Disk, dir: &Path) -> Result<bool> {
         return Err(Error::new(ErrorKind::MissingSegment, "the log's segments are gone")
             .at_path(&dir.join("segments")));
     }
-    match entries.iter().find(|e| !ours.contains(&&*e.name)) {
+    match entries.iter().find(|entry| !ours.contains(&&***entry)) {
         Some(other) => Err(Error::new(ErrorKind::NotALog, "the directory holds something else")
-            .at_path(&dir.join(&other.name))),
+            .at_path(&dir.join(other))),
         None => Ok(false),
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn open_or_create_meta(
     clock: &Clock,
 ) -> Result<(MetaFile, bool)> {
     let io = |e| Error::io("cannot list the log's directory", dir, e);
-    if disk.list(dir).map_err(io)?.iter().any(|e| e.name == "meta") {
+    if disk.list(dir).map_err(io)?.iter().any(|name| name == "meta") {
         let meta = MetaFile::open(&**disk, dir, true)?;
         make_found_durable(&**disk, dir, &meta)?;
         return Ok((meta, false));
@@ -111,8 +111,8 @@ fn make_path_durable(disk: &dyn Disk, dir: &Path) -> Result<()> {
 fn refuse_orphans(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let segments = dir.join("segments");
     let io = |e| Error::io("cannot list the segments", &segments, e);
-    for entry in disk.list(&segments).map_err(io)? {
-        let path = segments.join(&entry.name);
+    for name in disk.list(&segments).map_err(io)? {
+        let path = segments.join(&name);
         let failed = |e| Error::io("cannot read a segment", &path, e);
         let mode = OpenMode { write: false, create: false, direct: false };
         let file = disk.open(&path, mode).map_err(failed)?;
@@ -128,8 +128,8 @@ fn refuse_orphans(disk: &dyn Disk, dir: &Path) -> Result<()> {
             offset += PIECE_BYTES as u64;
         }
     }
-    for entry in disk.list(&segments).map_err(io)? {
-        disk.remove(&segments.join(&entry.name)).map_err(io)?;
+    for name in disk.list(&segments).map_err(io)? {
+        disk.remove(&segments.join(&name)).map_err(io)?;
     }
     Ok(())
 }

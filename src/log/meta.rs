@@ -27,7 +27,7 @@ impl MetaFile {
         // Under a temporary name first: a crash leaves no half-written file by the real one.
         let temporary = dir.join("meta.tmp");
         let mode = OpenMode { write: true, create: true, direct: false };
-        if disk.list(dir).map_err(failed)?.iter().any(|e| e.name == "meta.tmp") {
+        if disk.list(dir).map_err(failed)?.iter().any(|name| name == "meta.tmp") {
             disk.remove(&temporary).map_err(failed)?;
         }
         let file = disk.open(&temporary, mode).map_err(failed)?;

@@ -9,9 +9,7 @@ use std::time::Duration;
 use super::catalogue::OpenSegment;
 use super::committer::Committer;
 use super::{Catalogue, Log, Segments, Writer};
-use crate::disk::{
-    Completion, Disk, DiskFile, DiskLock, DiskMode, Entry, OpenMode, Write, WriteQueue,
-};
+use crate::disk::{Completion, Disk, DiskFile, DiskLock, DiskMode, OpenMode, Write, WriteQueue};
 use crate::error::{Error, ErrorKind};
 use crate::format::LogId;
 use crate::lsn::{Geometry, Lsn};
@@ -60,7 +58,7 @@ impl Disk for ModelDisk {
         Ok(())
     }
 
-    fn list(&self, _dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, _dir: &Path) -> io::Result<Vec<String>> {
         Ok(Vec::new())
     }
 

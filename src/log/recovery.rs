@@ -16,7 +16,7 @@ use super::meta::MetaFile;
 use super::segments::{Prepared, Segments, segment_path};
 use super::survey::{Found, REPAIR, Survey};
 use super::walk::{Chain, Rest, Walked, Walker};
-use crate::disk::{Disk, DiskFile, DiskLock, Entry, OpenMode, at_once};
+use crate::disk::{Disk, DiskFile, DiskLock, OpenMode, at_once};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Meta;
 use crate::lsn::{Geometry, Lsn};
@@ -201,12 +201,12 @@ impl<'a> Recoverer<'a> {
         self.finish(ring, segments, active, ended, recovery)
     }
 
-    fn remove_leftovers(&self, numbers: &[u64], first: u64, others: &[Entry]) -> Result<()> {
+    fn remove_leftovers(&self, numbers: &[u64], first: u64, others: &[String]) -> Result<()> {
         let dir = self.files.dir.join("segments");
         let below = numbers.iter().filter(|&&n| n < first);
         let deleted = below.map(|&n| segment_path(&self.files.dir, &self.geometry, n));
         let unfinished =
-            others.iter().filter(|e| e.name.ends_with(".tmp")).map(|e| dir.join(&e.name));
+            others.iter().filter(|name| name.ends_with(".tmp")).map(|name| dir.join(name));
         for path in deleted.chain(unfinished) {
             self.files
                 .disk

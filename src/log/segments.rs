@@ -153,6 +153,22 @@ impl Segments {
         Ok(Arc::new(OpenSegment::new(&self.geometry, place, prepared.salt, from)))
     }
 
+    /// After the thread has ended: the next opening would have to read what was prepared, to find
+    /// that nothing was written to it.
+    pub(crate) fn discard_prepared(&self) {
+        let prepared = std::mem::take(&mut *self.prepared.lock());
+        // The last one first, and each for good before the next: a crash must not leave a gap.
+        for (number, Prepared { path, .. }) in prepared.into_iter().rev() {
+            let removed = self.disk.remove(&path);
+            let removed = removed.and_then(|()| self.disk.sync_dir(&self.dir.join("segments")));
+            if let Err(error) = removed {
+                // It stays, which costs time only.
+                tracing::warn!(%error, segment = number, "cannot remove a segment that is empty");
+                return;
+            }
+        }
+    }
+
     pub(crate) fn seal_later(&self, segment: Arc<OpenSegment>) {
         self.send(Job::Seal(segment));
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::segments::segment_path;
 use super::walk::Chain;
-use crate::disk::{AlignedBuf, Disk, Entry, OpenMode};
+use crate::disk::{AlignedBuf, Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     BlockHeader, Footer, FormatError, LogId, NUMBER_END, PAGE_BYTES, SegmentHeader, footer_bytes,
@@ -41,20 +41,20 @@ impl Survey<'_> {
     }
 
     /// Numbers of the segment files in order, and what else lies there.
-    pub(crate) fn list(&self) -> Result<(Vec<u64>, Vec<Entry>)> {
+    pub(crate) fn list(&self) -> Result<(Vec<u64>, Vec<String>)> {
         let dir = self.dir.join("segments");
-        let entries = self.disk.list(&dir);
-        let entries = entries.map_err(|e| Error::io("cannot list the segments", &dir, e))?;
+        let names = self.disk.list(&dir);
+        let names = names.map_err(|e| Error::io("cannot list the segments", &dir, e))?;
         let mut numbers = Vec::new();
         let mut others = Vec::new();
-        for entry in entries {
-            let name = Some(&*entry.name).filter(|name| name.len() == NAME_BYTES);
-            let position = name.and_then(|n| n.strip_suffix(".log")?.parse::<u64>().ok());
+        for name in names {
+            let ours = Some(&*name).filter(|name| name.len() == NAME_BYTES);
+            let position = ours.and_then(|n| n.strip_suffix(".log")?.parse::<u64>().ok());
             let is_start =
                 |p: &u64| *p < NUMBER_END && p.is_multiple_of(self.geometry.segment_bytes);
             match position.filter(is_start) {
                 Some(position) => numbers.push(self.geometry.segment_of(position)),
-                None => others.push(entry),
+                None => others.push(name),
             }
         }
         numbers.sort_unstable();

@@ -116,7 +116,7 @@ impl LogDir {
         })?;
         // Before anything is locked: locking creates the file.
         for name in ["LOCK", "meta", "segments"] {
-            if !entries.iter().any(|entry| entry.name == name) {
+            if !entries.iter().any(|entry| entry == name) {
                 let what = format!("the directory holds no log: there is no {name:?} in it");
                 return Err(Error::new(ErrorKind::NotALog, what).at_path(dir));
             }

@@ -280,7 +280,7 @@ impl LogDir {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut free = name.clone();
         let mut copies = 0;
-        while taken.iter().any(|entry| entry.name == free) {
+        while taken.contains(&free) {
             copies += 1;
             free = format!("{name}.{copies}");
         }

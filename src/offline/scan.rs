@@ -116,7 +116,7 @@ impl<'a> Scanner<'a> {
         let survey = self.survey();
         let (numbers, others) = survey.list()?;
         for other in &others {
-            self.scan.notes.push(format!("{} is no segment of the log", other.name));
+            self.scan.notes.push(format!("{other} is no segment of the log"));
         }
         let first = self.geometry.segment_of(self.meta.log_start);
         let (below, kept): (Vec<u64>, Vec<u64>) = numbers.iter().partition(|&&n| n < first);

@@ -8,7 +8,8 @@ use eventplane::{Ack, Backend, ErrorKind};
 use super::bed::{Bed, PAGE, Rec, backends, commit, fill_to, patch, reopens, replace};
 use super::raw;
 
-/// Three sealed segments, a fourth with blocks, empty ones behind, a checkpoint; closed.
+/// Three sealed segments, a fourth with blocks, empty ones behind, a checkpoint; as left by a
+/// process that is killed when all is written.
 fn log(backend: Backend) -> (Bed, Vec<Rec>) {
     let bed = Bed::new(backend);
     let bus = bed.by_hand();
@@ -18,7 +19,16 @@ fn log(backend: Backend) -> (Bed, Vec<Rec>) {
         commit(&bus.writer(), &mut model, 9_000);
     }
     drop(bus.subscribe("c").manual(|_| Ok(Ack::All)).unwrap());
+    let empty: Vec<_> = bed.segments().split_off(4);
+    let empty = empty
+        .into_iter()
+        .map(|number| (bed.segment_path(number), bed.segment(number)));
+    let empty: Vec<_> = empty.collect();
+    assert!(!empty.is_empty());
     bus.close().unwrap();
+    for (path, bytes) in empty {
+        fs::write(path, bytes).unwrap();
+    }
     (bed, model)
 }
 

@@ -25,12 +25,13 @@ pub(crate) struct Planted {
 pub(crate) type ByPhase = BTreeMap<&'static str, u64>;
 
 /// What the bus was at when the crash struck.
-fn phase(point: &Point<'_>, opening: bool) -> &'static str {
+fn phase(point: &Point<'_>, opening: bool, closing: bool) -> &'static str {
     let path = point.path.to_string_lossy();
     let footer = SEGMENT_BYTES - 4096;
     match point.call {
         _ if path.contains("checkpoints") => "checkpoint",
         _ if opening => "open",
+        "remove" if closing => "close",
         "remove" => "retention",
         _ if path.ends_with("meta") => "retention",
         _ if path.ends_with(".tmp") => "prepare",
@@ -47,6 +48,7 @@ fn phase(point: &Point<'_>, opening: bool) -> &'static str {
 struct Sampler {
     ledger: Shared,
     probe: Option<Probe>,
+    closing: bool,
     rng: Rng,
     counts: Counts,
     by_phase: ByPhase,
@@ -56,7 +58,7 @@ struct Sampler {
 
 impl Sampler {
     fn look(&mut self, disk: &SimDisk, point: Point<'_>) {
-        let phase = phase(&point, self.probe.is_none());
+        let phase = phase(&point, self.probe.is_none(), self.closing);
         let often = match phase {
             "queued write" | "sync" | "durable write" | "prepare" => self.rng.u8(0..6) == 0,
             _ => self.rng.u8(0..3) == 0,
@@ -131,6 +133,7 @@ fn live(seed: u64, planted: Option<Plant>) -> Result<Told, String> {
         let sampler = Arc::new(Mutex::new(Sampler {
             ledger: ledger.clone(),
             probe: None,
+            closing: false,
             rng: rng.fork(),
             counts: Counts::default(),
             by_phase: ByPhase::new(),
@@ -198,6 +201,7 @@ fn one_life(
         (0..3).for_each(|tier| told.delivered[tier] += status.delivered[tier]);
     }
     let next = if rng.u8(0..4) == 0 {
+        sampler.lock().unwrap().closing = true;
         life.close().map_err(|e| format!("close: {e:?}"))?;
         disk.unwatch();
         disk.crash(crash(rng), rng.u64(..))

@@ -39,7 +39,7 @@ fn crash_states() {
     proof::executed("crash_states", executed);
     proof::executed("crashes_of_recovery", told.counts.in_recovery);
     proof::executed("checkpoints", told.counts.checkpoints);
-    let phases = ["open", "prepare", "roll", "seal", "checkpoint", "retention"];
+    let phases = ["open", "prepare", "roll", "seal", "checkpoint", "retention", "close"];
     let least = phases
         .iter()
         .map(|phase| told.by_phase.get(phase).copied().unwrap_or(0))

@@ -27,7 +27,7 @@ use self::content::What;
 use self::file::{SimFile, SimQueue};
 use self::world::{Node, World};
 use super::file::retry;
-use super::{Disk, DiskFile, DiskLock, DiskMode, Entry, Faults, Op, OpenMode, WriteQueue};
+use super::{Disk, DiskFile, DiskLock, DiskMode, Faults, Op, OpenMode, WriteQueue};
 
 /// What ends a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -252,17 +252,16 @@ impl Disk for SimDisk {
         })
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.quiet(Op::List, &[dir])?;
         let world = self.shared.world.lock();
         if let Node::File(_) = world.node(dir)? {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        let entry = |(path, len): (PathBuf, Option<u64>)| Entry {
-            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            len: len.unwrap_or(0),
+        let name = |(path, _): (PathBuf, _)| {
+            path.file_name().unwrap_or_default().to_string_lossy().into_owned()
         };
-        Ok(world.files(Some(dir)).into_iter().map(entry).collect())
+        Ok(world.files(Some(dir)).into_iter().map(name).collect())
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
