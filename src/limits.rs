@@ -81,6 +81,8 @@ pub(crate) const SHARED_IN_FLIGHT_BYTES: u64 = 128 * KIB;
 /// A replay waits for a commit at most so many times so long, then goes on.
 pub(crate) const GIVE_WAY_NAP: Duration = Duration::from_micros(50);
 pub(crate) const GIVE_WAY_NAPS_MAX: u32 = 4;
+/// Footers of the segments sealed last that stay in memory: those behind the default ring, twice.
+pub(crate) const FOOTERS_KEPT: usize = 8;
 /// The first read of a segment; each doubles, up to the read-ahead or the buffer.
 pub(crate) const FIRST_READ_BYTES: u64 = 256 * KIB;
 pub(crate) const BATCH_RECORDS_MAX: usize = 1024;

@@ -1,4 +1,5 @@
-//! The consumer as a state machine: `poll` does one step and never blocks.
+//! The consumer as a state machine: `poll` does one step. It may wait for the disk, and a moment
+//! for a commit that uses it; never for a record or an order.
 //!
 //! The same machine drives callback threads, the blocking iterator and tests. One step is: read
 //! `committed`; obey control; follow the tier; bring bytes; look at control again; deliver;

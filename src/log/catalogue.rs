@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::disk::DiskFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{BlockHeader, Footer, FooterBuilder, KindSet, seek_lsn, seek_time};
+use crate::limits;
 use crate::lsn::{Geometry, Lsn};
 
 use super::writes::DurableWrites;
@@ -72,7 +73,7 @@ impl OpenSegment {
     }
 }
 
-/// What is kept in memory of a sealed segment; its footer is read when somebody reads it.
+/// What is kept in memory of a sealed segment; most footers are read when somebody reads it.
 #[derive(Clone, Debug)]
 pub(crate) struct Sealed {
     pub(crate) number: u64,
@@ -110,6 +111,8 @@ struct Lists {
     /// Oldest first, numbers consecutive.
     sealed: VecDeque<Arc<Sealed>>,
     open: VecDeque<Arc<OpenSegment>>,
+    /// Of those sealed last, which consumers that fall behind come to first.
+    footers: VecDeque<Arc<Footer>>,
 }
 
 /// Enters a segment before its slabs may leave the ring (invariant I3), and drops it only after
@@ -156,8 +159,18 @@ impl Catalogue {
         self.lists.write().open.push_back(segment);
     }
 
-    /// The segment is durable and sealed: from here on it may be mapped.
-    pub(crate) fn seal(&self, sealed: Sealed) {
+    /// The segment has just become durable and sealed: from here on it may be mapped.
+    pub(crate) fn seal(&self, path: PathBuf, footer: Footer) {
+        self.add(Sealed::new(path, &footer));
+        let mut lists = self.lists.write();
+        lists.footers.push_back(Arc::new(footer));
+        if lists.footers.len() > limits::FOOTERS_KEPT {
+            lists.footers.pop_front();
+        }
+    }
+
+    /// The segment is sealed.
+    pub(crate) fn add(&self, sealed: Sealed) {
         let mut lists = self.lists.write();
         lists.open.retain(|open| open.number != sealed.number);
         debug_assert!(lists.sealed.back().is_none_or(|last| last.number + 1 == sealed.number));
@@ -170,6 +183,11 @@ impl Catalogue {
         let lists = self.lists.read();
         let first = lists.sealed.front()?.number;
         lists.sealed.get(usize::try_from(number.checked_sub(first)?).ok()?).cloned()
+    }
+
+    /// The footer of a sealed segment, if it need not be read.
+    pub(crate) fn footer(&self, number: u64) -> Option<Arc<Footer>> {
+        self.lists.read().footers.iter().find(|footer| footer.number == number).cloned()
     }
 
     /// The oldest sealed segments, for retention.

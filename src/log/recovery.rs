@@ -187,7 +187,7 @@ impl<'a> Recoverer<'a> {
         let mut recovery = Recovery { segments: complete.len() as u64, ..Recovery::default() };
         for segment in complete {
             match segment {
-                Complete::Sealed(sealed) => segments.catalogue().seal(sealed),
+                Complete::Sealed(sealed) => segments.catalogue().add(sealed),
                 Complete::Rolled(open) => segments.seal(&open, false)?,
             }
         }
@@ -410,8 +410,6 @@ impl<'a> Recoverer<'a> {
         let next_lsn = Lsn::new(ended.chain.next_lsn);
         let last_lsn = next_lsn.previous();
         let current = geometry.slab_of(ended.position);
-        let loaded = (0..current).rev().take_while(|&slab| ring.contains(slab));
-        ring.start_at(loaded.last().unwrap_or(current));
         if let Some(slab) = ring.get(current) {
             // It goes on: its end is stored when the next one is entered.
             slab.end_at(geometry.slab_bytes as usize);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Log;
-use super::catalogue::{Catalogue, OpenSegment, Sealed};
+use super::catalogue::{Catalogue, OpenSegment};
 use crate::disk::{AlignedBuf, Disk, DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{LogId, PAGE_BYTES, SegmentHeader};
@@ -314,9 +314,9 @@ impl Segments {
             // Written through the page cache: it has done its work.
             let _ = segment.file.drop_cache(0, self.geometry.segment_bytes);
         }
-        self.catalogue.seal(Sealed::new(segment.path.clone(), &footer));
-        self.sealed_below.fetch_max(segment.number + 1, Ordering::AcqRel);
         tracing::debug!(segment = segment.number, last_lsn = footer.last_lsn, "sealed");
+        self.catalogue.seal(segment.path.clone(), footer);
+        self.sealed_below.fetch_max(segment.number + 1, Ordering::AcqRel);
         Ok(())
     }
 }

@@ -35,6 +35,7 @@ pub(crate) struct Ring {
     /// it), read by whoever wants to know a lag: it may run ahead of the position just loaded.
     committed_lsn: CachePadded<AtomicU64>,
     /// Number of the oldest slab that may still be in its slot. A hint: the slot is the truth.
+    /// Asked for in memory alone; what is on disk begins elsewhere.
     oldest: AtomicU64,
     pool: Mutex<Pool>,
     pub(crate) sleepers: Sleepers,
@@ -146,11 +147,6 @@ impl Ring {
         // Release: whoever starts at the oldest position finds the slot of what lies below empty.
         self.oldest.fetch_max(evicted.number() + 1, Ordering::Release);
         Some(evicted)
-    }
-
-    /// Recovery: the ring begins at this slab.
-    pub(crate) fn start_at(&self, slab: u64) {
-        self.oldest.store(slab, Ordering::Release);
     }
 
     /// Publishes up to `position`, whose last record is `lsn`. Returns whether somebody sleeps.

@@ -17,7 +17,7 @@ pub(crate) struct Buffered {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     geometry: Geometry,
-    footer: Footer,
+    footer: Arc<Footer>,
     buffer: Buffer,
     cold: Arc<Cold>,
     replaying: Replaying,
@@ -38,7 +38,7 @@ impl Buffered {
     pub(crate) fn new(
         (file, path): (Arc<dyn DiskFile>, PathBuf),
         geometry: Geometry,
-        footer: Footer,
+        footer: Arc<Footer>,
         (cold, replaying): (&Arc<Cold>, Replaying),
         paced: bool,
     ) -> Buffered {

@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     geometry: Geometry,
-    footer: Footer,
+    footer: Arc<Footer>,
     /// A bit a page: the block that starts there was verified since its pages were populated.
     /// Relaxed: a bit is a promise about bytes that nobody writes; a lost one costs a second CRC.
     verified: Box<[AtomicU64]>,
@@ -46,7 +46,7 @@ impl Shared {
     pub(crate) fn new(
         (map, file, path): (Mmap, Arc<dyn DiskFile>, PathBuf),
         geometry: Geometry,
-        footer: Footer,
+        footer: Arc<Footer>,
         readahead_bytes: u64,
     ) -> Shared {
         // No read-ahead of the kernel's: devices ask for as much as 8 MiB of it, before which a

@@ -63,9 +63,16 @@ impl Replay {
             .at_lsns(Lsn::new(sealed.first_lsn), Lsn::new(sealed.last_lsn))
     }
 
-    fn footer(&self, sealed: &Sealed) -> Result<Footer> {
-        let file = self.open_file(sealed, false)?;
-        read_footer(&*file, &sealed.path, &self.geometry, sealed.number, sealed.salt)
+    fn footer(&self, sealed: &Sealed) -> Result<Arc<Footer>> {
+        match self.catalogue.footer(sealed.number) {
+            Some(footer) => Ok(footer),
+            None => self.read_footer(sealed, &*self.open_file(sealed, false)?),
+        }
+    }
+
+    fn read_footer(&self, sealed: &Sealed, file: &dyn DiskFile) -> Result<Arc<Footer>> {
+        let footer = read_footer(file, &sealed.path, &self.geometry, sealed.number, sealed.salt);
+        footer.map(Arc::new)
     }
 
     /// A reader of the shared mapping, or of a buffer where mappings are not wanted or not to be
@@ -85,7 +92,7 @@ impl Replay {
     fn buffered(
         &self,
         file: (Arc<dyn DiskFile>, PathBuf),
-        footer: Footer,
+        footer: Arc<Footer>,
         paced: bool,
     ) -> Buffered {
         let shared = (&self.cold, self.queue.enter());
@@ -99,7 +106,10 @@ impl Replay {
         }
         maps.retain(|_, map| map.strong_count() > 0);
         let file = self.open_file(sealed, false)?;
-        let footer = read_footer(&*file, &sealed.path, &self.geometry, sealed.number, sealed.salt)?;
+        let footer = match self.catalogue.footer(sealed.number) {
+            Some(footer) => footer,
+            None => self.read_footer(sealed, &*file)?,
+        };
         let map = file.map();
         let map = map.map_err(|e| Error::io("cannot map a sealed segment", &sealed.path, e))?;
         let Some(map) = map else { return Ok(None) };

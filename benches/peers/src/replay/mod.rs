@@ -5,6 +5,7 @@ mod cached;
 mod chase;
 mod cold;
 mod consumer;
+mod distance;
 mod idle;
 mod isolation;
 mod nodedb;
@@ -33,6 +34,7 @@ pub const BENCHES: &[&Bench] = &[
     &opening::CLOSED,
     &opening::CRASHED,
     &idle::BENCH,
+    &distance::BENCH,
 ];
 
 /// How long anything here may take before it counts as hung.
