@@ -216,6 +216,14 @@ impl Pool {
 mod tests {
     use super::*;
 
+    #[test]
+    fn there_is_none_when_every_slab_is_held() {
+        let options = Options { slab_bytes: 64 << 10, ring_bytes: 128 << 10, ..Options::default() };
+        let ring = Ring::new(&options, options.memory_geometry(), 0, Lsn::ZERO).unwrap();
+        let held: Vec<_> = (0..).map_while(|number| ring.open_slab(number)).collect();
+        assert_eq!(held.len(), ring.pool.lock().arena.slabs());
+    }
+
     /// Memory that consumers pinned beyond the ring goes back, but for what is kept warm.
     #[test]
     fn trimming_gives_back_what_is_spare_and_not_warm() {
