@@ -29,7 +29,7 @@ pub(crate) use primitives::{
     CountedArc, Deadline, Futex, Mutex, MutexGuard, Receiver, Sender, Slot, Touched, atomic,
     planted, thread, thread_local, unbounded,
 };
-pub(crate) use priority::{answer_soon, stand_back};
+pub(crate) use priority::answer_soon;
 
 /// Something that happens again and again, and that others wait for.
 ///

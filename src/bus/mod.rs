@@ -338,14 +338,15 @@ impl Bus {
         let mut threads = self.threads.lock();
         self.log_stop.stop();
         log.kick();
-        join(threads.committer.take());
+        let committed = join(threads.committer.take());
         log.finish();
         self.segments_stop.stop();
         if let Some(segments) = log.segments() {
             segments.kick();
         }
-        join(threads.segments.take());
-        if let Some(segments) = log.segments().filter(|_| log.poisoned().is_none()) {
+        let sealed = join(threads.segments.take());
+        let clean = committed && sealed && log.poisoned().is_none();
+        if let Some(segments) = log.segments().filter(|_| clean) {
             segments.discard_prepared();
         }
         self.stop.stop();
@@ -380,10 +381,13 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
         .map_err(|e| Error::new(ErrorKind::Io, "cannot start a thread").because(e))
 }
 
-fn join(thread: Option<JoinHandle<()>>) {
-    if thread.is_some_and(|thread| thread.join().is_err()) {
+/// Whether it ended as it should.
+fn join(thread: Option<JoinHandle<()>>) -> bool {
+    let panicked = thread.is_some_and(|thread| thread.join().is_err());
+    if panicked {
         tracing::error!("a background thread panicked");
     }
+    !panicked
 }
 
 impl Builder {

@@ -1,5 +1,5 @@
-//! The same for many files, several at once where that is faster: a small read takes as long as the
-//! disk takes to answer, and a disk answers many at a time.
+//! Calls about many files, several under way at once where that is faster: a small read takes as
+//! long as the disk takes to answer, and a disk answers many at a time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;

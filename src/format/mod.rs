@@ -39,8 +39,8 @@ pub(crate) use checkpoint::{CheckpointEntry, Checkpoints};
 pub(crate) use footer::{Footer, FooterBuilder, KindSet, footer_bytes, seek_lsn, seek_time};
 pub(crate) use meta::Meta;
 pub(crate) use record::{
-    RECORD_HEADER_BYTES, RawRecord, read as read_record, record_bytes, skip as skip_record,
-    split as split_record, write_header as write_record_header,
+    RECORD_HEADER_BYTES, RawRecord, copy_payload, read as read_record, record_bytes,
+    skip as skip_record, split as split_record, write_header as write_record_header,
 };
 pub(crate) use segment::SegmentHeader;
 

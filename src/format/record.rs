@@ -51,6 +51,28 @@ pub(crate) fn write_header(
     put_u64(out, 8, key);
 }
 
+/// Copies a payload to where it stays. Calling the general copy costs more than a short one takes.
+#[inline]
+pub(crate) fn copy_payload(out: &mut [u8], payload: &[u8]) {
+    match payload.len() {
+        16..=32 => copy_both_ends::<16>(out, payload),
+        33..=64 => copy_both_ends::<32>(out, payload),
+        65..=128 => copy_both_ends::<64>(out, payload),
+        _ => out.copy_from_slice(payload),
+    }
+}
+
+/// Of `N` to `2 * N` bytes.
+#[inline]
+fn copy_both_ends<const N: usize>(out: &mut [u8], payload: &[u8]) {
+    if let (Some(from), Some(to)) = (payload.first_chunk::<N>(), out.first_chunk_mut()) {
+        *to = *from;
+    }
+    if let (Some(from), Some(to)) = (payload.last_chunk::<N>(), out.last_chunk_mut()) {
+        *to = *from;
+    }
+}
+
 /// The record that `bytes` begin with, and what lies behind it. `None` where there is no
 /// well-formed record that fits, padding included.
 #[inline]
@@ -110,6 +132,16 @@ pub(super) mod tests {
         let mut body = Vec::new();
         push(&mut body, 0x0102, 0x1122_3344_5566_7788, b"abc");
         assert_eq!(body, b"\x03\0\0\0\x02\x01\x01\0\x88\x77\x66\x55\x44\x33\x22\x11abc\0\0\0\0\0");
+    }
+
+    #[test]
+    fn payloads_of_all_lengths_are_copied_whole() {
+        let payload: Vec<u8> = (0..=255).cycle().take(300).collect();
+        for len in 0..payload.len() {
+            let mut out = vec![0xEE; len];
+            copy_payload(&mut out, &payload[..len]);
+            assert_eq!(out, payload[..len]);
+        }
     }
 
     #[test]

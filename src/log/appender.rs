@@ -4,12 +4,13 @@
 //! block's committed records; committing it moves `end` over it, dropping it moves nothing.
 
 use std::collections::VecDeque;
-use std::mem;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, KindSet, RECORD_HEADER_BYTES, align_up, record_bytes,
-    write_record_header,
+    BLOCK_HEADER_BYTES, BlockHeader, KindSet, RECORD_HEADER_BYTES, align_up, copy_payload,
+    record_bytes, write_record_header,
 };
 use crate::lsn::{Geometry, Lsn};
 use crate::ring::SlabArc;
@@ -45,19 +46,29 @@ pub(crate) struct ClosedBlock {
 }
 
 /// A batch that grows behind the open block's committed records.
-#[derive(Default)]
+///
+/// It holds an address and no slice: a reference would have to stay true until whoever was given
+/// the batch returns, and by then others append behind it.
 pub(crate) struct Growth<'a> {
     /// Where in the current slab it begins, and where what it may take ends.
     start: usize,
     limit: usize,
     /// What is left of that.
-    room: &'a mut [u8],
+    room: NonNull<u8>,
+    room_bytes: usize,
     pub(crate) records: u32,
+    lock: PhantomData<&'a mut [u8]>,
 }
 
 impl<'a> Growth<'a> {
+    /// Of a batch that was refused.
+    pub(crate) fn none() -> Growth<'a> {
+        let (room, lock) = (NonNull::dangling(), PhantomData);
+        Growth { start: 0, limit: 0, room, room_bytes: 0, records: 0, lock }
+    }
+
     fn end(&self) -> usize {
-        self.limit - self.room.len()
+        self.limit - self.room_bytes
     }
 
     /// Adds a record and returns the bytes of its payload, which hold whatever was there before.
@@ -70,13 +81,17 @@ impl<'a> Growth<'a> {
         payload_bytes: usize,
     ) -> Option<&'a mut [u8]> {
         // What is no longer than the room can be rounded up.
-        let room = self.room.len();
+        let room = self.room_bytes;
         let size = (payload_bytes <= room).then(|| record_bytes(payload_bytes))?;
         if size > room {
             return None;
         }
-        let (record, left) = mem::take(&mut self.room).split_at_mut(size);
-        self.room = left;
+        // SAFETY: so many bytes are left, which `growth` promised to this batch while the append
+        // lock is held: for `'a`, by whoever began it. They are taken off, so given out once.
+        let record = unsafe { std::slice::from_raw_parts_mut(self.room.as_ptr(), size) };
+        // SAFETY: the end of what was just taken is within the slab, or behind its last byte.
+        self.room = unsafe { self.room.add(size) };
+        self.room_bytes -= size;
         self.records += 1;
         let (header, rest) = record.split_first_chunk_mut()?;
         write_record_header(header, payload_bytes as u32, kind, key);
@@ -178,7 +193,8 @@ impl Appender {
     /// Begins a batch.
     ///
     /// # Safety
-    /// The append lock is held for `'a`, and there is no other batch meanwhile.
+    /// Records are added only while the append lock is held, and meanwhile there is no other batch;
+    /// no payload's bytes are used after that.
     pub(crate) unsafe fn begin<'a>(&self) -> Growth<'a> {
         // SAFETY: the caller's.
         unsafe { self.growth(self.end, self.end, 0) }
@@ -191,15 +207,14 @@ impl Appender {
     unsafe fn growth<'a>(&self, start: usize, end: usize, records: u32) -> Growth<'a> {
         // A header alone may reach over the limit already.
         let limit = self.block_limit.max(end);
-        let room: &'a mut [u8] = if end < limit {
+        let (mut room, room_bytes) = (NonNull::dangling(), limit - end);
+        if room_bytes > 0 {
             // SAFETY: the range lies behind the open block's committed records, above the committed
             // position; the append lock gives it to this batch alone. The slab stays while the lock
             // is held: it is the current one, or in a closed block that nobody can take.
-            unsafe { &mut *std::ptr::from_mut(self.current.bytes_mut(end, limit)) }
-        } else {
-            &mut []
-        };
-        Growth { start, limit, room, records }
+            room = NonNull::from(unsafe { self.current.bytes_mut(end, limit) }).cast();
+        }
+        Growth { start, limit, room, room_bytes, records, lock: PhantomData }
     }
 
     /// Adds a record that is a batch by itself. Returns its LSN.
@@ -210,7 +225,7 @@ impl Appender {
             Some(out) => out,
             None => self.record_elsewhere(&mut batch, kind, key, payload.len())?,
         };
-        out.copy_from_slice(payload);
+        copy_payload(out, payload);
         self.kinds.insert(kind);
         Ok(self.accept(batch))
     }

@@ -268,7 +268,7 @@ impl<'a> Recoverer<'a> {
         let mut seen = seen.into_iter();
         loop {
             let missing = || survey.missing(first + complete.len() as u64);
-            let found_next = seen.next().ok_or_else(missing)?.found;
+            let Seen { found: found_next, unwritten } = seen.next().ok_or_else(missing)?;
             survey.check_joint(&chain, &found_next)?;
             if let Some(footer) = &found_next.footer {
                 chain = Chain::behind(footer);
@@ -289,7 +289,10 @@ impl<'a> Recoverer<'a> {
                 continue;
             }
             self.make_last_footer_durable(complete.last())?;
-            let rest = self.walker(&found_next, &*file).rest(walked.end)?;
+            let rest = match unwritten {
+                Some((_, rest)) if walked.end == self.geometry.head_bytes => rest,
+                _ => self.walker(&found_next, &*file).rest(walked.end)?,
+            };
             let tail = Tail { found: found_next, file, walked, rest };
             self.judge(&tail)?;
             let prepared = seen.map(|seen| self.check_prepared(&tail, seen));

@@ -158,7 +158,8 @@ impl Segments {
     pub(crate) fn discard_prepared(&self) {
         let prepared = std::mem::take(&mut *self.prepared.lock());
         // The last one first, and each for good before the next: a crash must not leave a gap.
-        for (number, Prepared { path, .. }) in prepared.into_iter().rev() {
+        for (number, Prepared { path, file, .. }) in prepared.into_iter().rev() {
+            drop(file);
             let removed = self.disk.remove(&path);
             let removed = removed.and_then(|()| self.disk.sync_dir(&self.dir.join("segments")));
             if let Err(error) = removed {

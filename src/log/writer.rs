@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::Log;
 use super::appender::{Appender, Growth, payload_bytes_max};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::copy_payload;
 use crate::lsn::Lsn;
 use crate::sync::{MutexGuard, thread_local};
 
@@ -101,14 +102,14 @@ impl Writer {
                 // Only the holder of the lock writes it.
                 let batch = log.writing.batches.load(Ordering::Relaxed) + 1;
                 log.writing.batches.store(batch, Ordering::Relaxed);
-                // SAFETY: the guard lives as long as the batch.
+                // SAFETY: the guard stays in the batch until it ends; what is given out borrows it.
                 let growth = unsafe { appender.begin() };
                 let (appender, refusal) = (Some(appender), None);
                 WriteBatch { log: &self.log, appender, refusal, growth, kind: None }
             }
             Err(error) => {
                 let (appender, refusal) = (None, Some(error));
-                let growth = Growth::default();
+                let growth = Growth::none();
                 WriteBatch { log: &self.log, appender, refusal, growth, kind: None }
             }
         }
@@ -149,7 +150,7 @@ impl<'a> WriteBatch<'a> {
     /// The errors of [`Writer::batch`].
     #[inline]
     pub fn append(&mut self, kind: u16, key: u64, payload: &[u8]) -> Result<()> {
-        self.record(kind, key, payload.len())?.copy_from_slice(payload);
+        copy_payload(self.record(kind, key, payload.len())?, payload);
         Ok(())
     }
 
@@ -214,7 +215,7 @@ impl<'a> WriteBatch<'a> {
         let Some(mut appender) = self.appender.take() else {
             return Err(refused(&self.refusal));
         };
-        let (log, growth) = (self.log, mem::take(&mut self.growth));
+        let (log, growth) = (self.log, mem::replace(&mut self.growth, Growth::none()));
         log.writing.holder.store(0, Ordering::Relaxed);
         if growth.records == 0 {
             return Ok(empty(&appender));
@@ -232,7 +233,7 @@ impl<'a> WriteBatch<'a> {
         let Some(mut appender) = self.appender.take() else {
             return Err(refused(&self.refusal));
         };
-        let (log, growth) = (self.log, mem::take(&mut self.growth));
+        let (log, growth) = (self.log, mem::replace(&mut self.growth, Growth::none()));
         log.writing.holder.store(0, Ordering::Relaxed);
         if growth.records == 0 {
             let lsns = empty(&appender);

@@ -14,7 +14,6 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::stand_back;
 
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
@@ -103,8 +102,6 @@ impl Arena {
         let unwanted = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&unwanted);
         let work = move || {
-            // Behind the threads that open the log, which wait for the disk most of the time.
-            stand_back();
             // Relaxed: a wish, which carries nothing.
             touch(start, bytes, || stop.load(Ordering::Relaxed));
         };

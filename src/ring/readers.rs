@@ -104,3 +104,45 @@ impl Drop for Hold<'_> {
         self.0.0.lock().holds -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left_by_all(readers: &Readers) -> Option<u64> {
+        let mut left = None;
+        readers.left_by_all(|position| left = Some(position));
+        left
+    }
+
+    #[test]
+    fn what_somebody_needs_is_left_by_nobody() {
+        let readers = Readers::default();
+        assert_eq!(left_by_all(&readers), None, "nobody is there who could have left");
+        let [slow, fast] = [10, 30].map(|position| Arc::new(Place::new(position)));
+        readers.add(&slow);
+        readers.add(&fast);
+        assert_eq!(left_by_all(&readers), Some(10));
+        fast.move_to(40);
+        readers.remove(&slow);
+        assert_eq!(left_by_all(&readers), Some(40));
+        let hold = readers.hold();
+        assert_eq!(left_by_all(&readers), None);
+        drop(hold);
+        assert_eq!(left_by_all(&readers), Some(40));
+    }
+
+    /// From when a seek is ordered until the consumer is there, its target counts as well.
+    #[test]
+    fn what_is_sought_is_needed_until_the_consumer_is_there() {
+        let place = Place::new(100);
+        place.seek(50);
+        assert_eq!((place.at(), place.needs()), (100, 50));
+        place.arrive(50);
+        assert_eq!((place.at(), place.needs()), (50, 50));
+        place.move_to(80);
+        assert_eq!(place.needs(), 80);
+        place.seek(90);
+        assert_eq!(place.needs(), 80);
+    }
+}

@@ -3,7 +3,7 @@
 //! Who may touch which bytes (invariant I1):
 //! - bytes below the committed position: everybody reads, nobody writes;
 //! - bytes above it: only the holder of the append lock (records) and the committer (headers of
-//!   closed blocks), through raw pointers; never is a reference formed over them.
+//!   closed blocks), each its own range, for as long as the call that asks for it.
 
 use std::ptr::NonNull;
 use std::sync::Arc;

@@ -64,14 +64,20 @@ impl Replay {
     }
 
     fn footer(&self, sealed: &Sealed) -> Result<Arc<Footer>> {
-        match self.catalogue.footer(sealed.number) {
-            Some(footer) => Ok(footer),
-            None => self.read_footer(sealed, &*self.open_file(sealed, false)?),
-        }
+        self.footer_in(sealed, || self.open_file(sealed, false))
     }
 
-    fn read_footer(&self, sealed: &Sealed, file: &dyn DiskFile) -> Result<Arc<Footer>> {
-        let footer = read_footer(file, &sealed.path, &self.geometry, sealed.number, sealed.salt);
+    /// The footer, from the file if it is not in memory.
+    fn footer_in(
+        &self,
+        sealed: &Sealed,
+        file: impl FnOnce() -> Result<Arc<dyn DiskFile>>,
+    ) -> Result<Arc<Footer>> {
+        if let Some(footer) = self.catalogue.footer(sealed.number) {
+            return Ok(footer);
+        }
+        let footer =
+            read_footer(&*file()?, &sealed.path, &self.geometry, sealed.number, sealed.salt);
         footer.map(Arc::new)
     }
 
@@ -106,10 +112,7 @@ impl Replay {
         }
         maps.retain(|_, map| map.strong_count() > 0);
         let file = self.open_file(sealed, false)?;
-        let footer = match self.catalogue.footer(sealed.number) {
-            Some(footer) => footer,
-            None => self.read_footer(sealed, &*file)?,
-        };
+        let footer = self.footer_in(sealed, || Ok(Arc::clone(&file)))?;
         let map = file.map();
         let map = map.map_err(|e| Error::io("cannot map a sealed segment", &sealed.path, e))?;
         let Some(map) = map else { return Ok(None) };

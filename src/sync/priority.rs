@@ -4,9 +4,6 @@
 /// What a thread that others wait for runs at a time; the shortest slice there is.
 const SHORT_SLICE_NANOS: u64 = 100_000;
 
-/// A step behind threads of equal rank, without being starved by them.
-const BACKGROUND_NICE: i32 = 10;
-
 /// Asks for short slices, so that this thread, once woken, runs before threads that compute. Linux
 /// does that from 6.12 on: without it, a commit may wait for the tick at each hand-over.
 pub(crate) fn answer_soon() {
@@ -17,12 +14,6 @@ pub(crate) fn answer_soon() {
         // SAFETY: `own` is as the kernel gave it, with its size; it is about this thread alone.
         unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const own, 0) };
     }
-}
-
-/// Lets threads of equal rank go first.
-pub(crate) fn stand_back() {
-    // SAFETY: takes no memory; for the kernel, a priority is that of this thread alone.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };
 }
 
 fn attributes() -> Option<libc::sched_attr> {
@@ -41,11 +32,11 @@ mod tests {
     #[test]
     fn a_thread_gets_what_it_asks_for_and_keeps_the_rest() {
         std::thread::spawn(|| {
-            stand_back();
             let before = attributes().unwrap();
             answer_soon();
             let after = attributes().unwrap();
-            assert_eq!((after.sched_policy, after.sched_nice), (0, BACKGROUND_NICE));
+            let kept = |own: &libc::sched_attr| (own.sched_policy, own.sched_nice);
+            assert_eq!(kept(&after), kept(&before));
             // Before Linux 6.12 the kernel tells nothing of slices, and takes nothing.
             if before.sched_runtime != 0 {
                 assert_eq!(after.sched_runtime, SHORT_SLICE_NANOS);
