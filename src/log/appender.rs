@@ -93,13 +93,13 @@ impl<'a> Growth<'a> {
         self.room = unsafe { self.room.add(size) };
         self.room_bytes -= size;
         self.records += 1;
-        let (header, rest) = record.split_first_chunk_mut()?;
+        let (header, rest) = record.split_first_chunk_mut().expect("a record is larger");
         write_record_header(header, payload_bytes as u32, kind, key);
         // The padding is in the last word, and one store is cheaper than a call for up to 7 bytes.
         if let Some(last) = rest.last_chunk_mut::<8>() {
             *last = [0; 8];
         }
-        rest.get_mut(..payload_bytes)
+        Some(&mut rest[..payload_bytes])
     }
 }
 

@@ -115,6 +115,14 @@ struct Lists {
     footers: VecDeque<Arc<Footer>>,
 }
 
+impl Lists {
+    fn add(&mut self, sealed: Sealed) {
+        self.open.retain(|open| open.number != sealed.number);
+        debug_assert!(self.sealed.back().is_none_or(|last| last.number + 1 == sealed.number));
+        self.sealed.push_back(Arc::new(sealed));
+    }
+}
+
 /// Enters a segment before its slabs may leave the ring (invariant I3), and drops it only after
 /// `log_start` is stored above it. So whoever finds a byte in neither asks again: then it is here,
 /// or below `log_start`.
@@ -161,8 +169,8 @@ impl Catalogue {
 
     /// The segment has just become durable and sealed: from here on it may be mapped.
     pub(crate) fn seal(&self, path: PathBuf, footer: Footer) {
-        self.add(Sealed::new(path, &footer));
         let mut lists = self.lists.write();
+        lists.add(Sealed::new(path, &footer));
         lists.footers.push_back(Arc::new(footer));
         if lists.footers.len() > limits::FOOTERS_KEPT {
             lists.footers.pop_front();
@@ -171,10 +179,7 @@ impl Catalogue {
 
     /// The segment is sealed.
     pub(crate) fn add(&self, sealed: Sealed) {
-        let mut lists = self.lists.write();
-        lists.open.retain(|open| open.number != sealed.number);
-        debug_assert!(lists.sealed.back().is_none_or(|last| last.number + 1 == sealed.number));
-        lists.sealed.push_back(Arc::new(sealed));
+        self.lists.write().add(sealed);
     }
 
     /// The sealed segment that holds `position`.
