@@ -133,6 +133,44 @@ fn committed_bytes(bus: &Bus) -> u64 {
 }
 
 #[test]
+fn a_page_ends_where_it_ends_whether_or_not_it_is_looked_at() {
+    // A page's end inside of a block is found by whoever reads the page.
+    on_each_backend(|backend| {
+        let log = log(backend, ReadMode::Map);
+        for looked_at in 0..=7 {
+            let next = std::sync::Arc::new(std::sync::Mutex::new(Lsn::new(1)));
+            let name = format!("looks-at-{looked_at}");
+            let subscribe = log.bus.subscribe(&name).start_if_new(Start::Earliest);
+            let mut consumer = subscribe
+                .batch_records_max(7)
+                .manual({
+                    let next = std::sync::Arc::clone(&next);
+                    move |batch: &Batch<'_>| {
+                        let mut next = next.lock().unwrap();
+                        assert_eq!(batch.first_lsn(), *next);
+                        for (record, lsn) in batch.iter().take(looked_at).zip(next.get()..) {
+                            common::seen(&record);
+                            assert_eq!(record.lsn().get(), lsn);
+                        }
+                        *next = batch.last_lsn().next();
+                        Ok(Ack::All)
+                    }
+                })
+                .unwrap();
+            drain(&mut consumer, &log.clock);
+            assert_eq!(*next.lock().unwrap(), log.last.next());
+            let walked = log.bus.walked(&name);
+            assert!(
+                walked <= log.last.get(),
+                "{walked} walked for {} records",
+                log.last
+            );
+            assert_eq!(consumer.handle().status().tier, Tier::CatchUp);
+        }
+    });
+}
+
+#[test]
 fn acknowledging_one_by_one_walks_each_record_a_bounded_number_of_times() {
     // A partial acknowledgement went back to the start of its block and walked it from there.
     on_each_backend(|backend| {

@@ -1,7 +1,7 @@
 //! What a callback is given: [`Batch`] and [`Record`], borrowed from wherever the bytes are held;
 //! and what it may keep: [`OwnedRecord`].
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -54,6 +54,8 @@ pub struct Batch<'a> {
     tier: Tier,
     filter: &'a Filter,
     lender: Lender<'a>,
+    /// Where the last record ends in its block, once somebody has come there.
+    reached: Cell<Option<u32>>,
 }
 
 impl fmt::Debug for Batch<'_> {
@@ -75,7 +77,11 @@ impl<'a> Batch<'a> {
         filter: &'a Filter,
         lender: Lender<'a>,
     ) -> Batch<'a> {
-        Batch { run, records, first, last, tier, filter, lender }
+        Batch { run, records, first, last, tier, filter, lender, reached: Cell::new(None) }
+    }
+
+    pub(crate) fn reached(&self) -> Option<u32> {
+        self.reached.get()
     }
 
     /// How many records it holds; never none.
@@ -111,7 +117,8 @@ impl<'a> Batch<'a> {
     /// The records.
     #[must_use]
     pub fn iter(&self) -> BatchIter<'_> {
-        BatchIter { run: self.run.clone(), filter: self.filter, lender: &self.lender }
+        let (run, lender, reached) = (self.run.clone(), &self.lender, &self.reached);
+        BatchIter { run, filter: self.filter, lender, reached }
     }
 }
 
@@ -129,6 +136,7 @@ pub struct BatchIter<'b> {
     run: RunIter<'b>,
     filter: &'b Filter,
     lender: &'b Lender<'b>,
+    reached: &'b Cell<Option<u32>>,
 }
 
 impl fmt::Debug for BatchIter<'_> {
@@ -137,13 +145,24 @@ impl fmt::Debug for BatchIter<'_> {
     }
 }
 
+impl<'b> BatchIter<'b> {
+    /// Apart, so that the loop stays small.
+    #[cold]
+    fn ended(&self) -> Option<Record<'b>> {
+        self.reached.set(Some(self.run.offset()));
+        None
+    }
+}
+
 impl<'b> Iterator for BatchIter<'b> {
     type Item = Record<'b>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Record<'b>> {
         loop {
-            let (lsn, time_nanos, raw) = self.run.next()?;
+            let Some((lsn, time_nanos, raw)) = self.run.next() else {
+                return self.ended();
+            };
             if self.filter.all() || self.filter.matches(raw.kind, raw.key) {
                 let (kind, key, payload) = (raw.kind, raw.key, raw.payload);
                 return Some(Record { lsn, time_nanos, kind, key, payload, lender: self.lender });

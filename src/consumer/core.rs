@@ -268,7 +268,7 @@ impl Consumer {
     fn page(&mut self, subscriber: &mut dyn Subscriber) -> Result<Progress> {
         let seen = self.plane.log.ring.committed.load();
         let begun = (self.phase != Phase::Hot).then(|| self.plane.log.clock.now());
-        let scan = match self.scan_at_cursor(seen)? {
+        let mut scan = match self.scan_at_cursor(seen)? {
             Ok(scan) => scan,
             Err(brought) => return Ok(self.without_bytes(brought, seen, subscriber)),
         };
@@ -284,10 +284,10 @@ impl Consumer {
             return Ok(Progress::Moved);
         }
         if planted(Bug::StoresReceived) {
-            self.state.publish(&scan.to);
+            self.state.publish(&scan.to, false);
         }
-        let outcome = self.deliver(&scan, subscriber);
-        Ok(self.settle(&scan, outcome, seen, subscriber))
+        let outcome = self.deliver(&mut scan, subscriber);
+        Ok(self.settle(scan, outcome, seen, subscriber))
     }
 
     /// The next run, or why there is none.
@@ -335,7 +335,11 @@ impl Consumer {
         }
     }
 
-    fn deliver(&mut self, scan: &Scan, subscriber: &mut dyn Subscriber) -> Result<Ack, Failure> {
+    fn deliver(
+        &mut self,
+        scan: &mut Scan,
+        subscriber: &mut dyn Subscriber,
+    ) -> Result<Ack, Failure> {
         let clock = &self.plane.log.clock;
         self.with_batch(scan, |state, batch, time_nanos| {
             let begun = clock.now();
@@ -352,7 +356,7 @@ impl Consumer {
     }
 
     /// The scanned run as a batch, with the time of its first block.
-    fn with_batch<T>(&self, scan: &Scan, then: impl FnOnce(&State, &Batch<'_>, u64) -> T) -> T {
+    fn with_batch<T>(&self, scan: &mut Scan, then: impl FnOnce(&State, &Batch<'_>, u64) -> T) -> T {
         let window = self.held.window(&self.plane.log.geometry);
         let run = RunIter::new(window, scan);
         let time_nanos = run.time_nanos();
@@ -361,7 +365,11 @@ impl Consumer {
             Lender { account: &self.state.account, slab: self.held.slab(), pin: OnceCell::new() };
         let tier = self.phase.tier();
         let batch = Batch::new((run, scan.matched), lsns, tier, &self.filter, lender);
-        then(&self.state, &batch, time_nanos)
+        let answer = then(&self.state, &batch, time_nanos);
+        if let Some(offset) = batch.reached() {
+            scan.close(offset);
+        }
+        answer
     }
 
     // ---- without bytes ---------------------------------------------------------------------
@@ -384,7 +392,7 @@ impl Consumer {
             }
             Brought::LeftRing if self.plane.replay.is_some() => {
                 // The policy says where to; if it has said so meanwhile, that stands.
-                self.state.publish(&self.cursor);
+                self.state.publish(&self.cursor, false);
                 self.plane.examine(&self.state, false);
                 Progress::Moved
             }
@@ -410,7 +418,7 @@ impl Consumer {
             OnPositionLost::Earliest => {
                 self.cursor = earliest;
                 self.held = Held::None;
-                self.state.publish(&self.cursor);
+                self.state.publish(&self.cursor, false);
                 Progress::Moved
             }
             OnPositionLost::Fail => {

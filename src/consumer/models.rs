@@ -13,6 +13,7 @@ use crate::models::Model;
 use crate::options::Options;
 use crate::policy::{Phase, Reason};
 use crate::ring::Ring;
+use crate::source::Cursor;
 use crate::sync::{Clock, atomic, thread};
 
 pub(crate) const ALL: &[Model] = &[
@@ -21,6 +22,8 @@ pub(crate) const ALL: &[Model] = &[
     Model { name: "consumer_pause_resume", preemptions: 3, run: pause_resume },
     Model { name: "consumer_transition", preemptions: 3, run: transition },
     Model { name: "consumer_append", preemptions: 2, run: append },
+    Model { name: "consumer_progress", preemptions: 3, run: progress::<1> },
+    Model { name: "consumer_progress_of_two", preemptions: 3, run: progress::<2> },
 ];
 
 /// What the callback was given; not seen by the model, so that it adds no order of its own.
@@ -146,6 +149,23 @@ fn transition() {
     subscription.wait_processed(Lsn::new(1), LONG).expect("it is processed");
     assert_eq!(bed.seen(), [1]);
     end(&subscription, thread);
+}
+
+/// Progress that is not at the end answers the waits for it.
+fn progress<const WAITS: u64>() {
+    let bed = Bed::new(WAITS);
+    let (consumer, _, _) = bed.begin(Start::Earliest);
+    let waits = (1..=WAITS).map(|lsn| {
+        let subscription = Subscription::by_hand(&consumer);
+        thread::spawn(move || subscription.wait_processed(Lsn::new(lsn), LONG))
+    });
+    let waits: Vec<_> = waits.collect();
+    for lsn in 1..=WAITS {
+        consumer.state().publish(&Cursor::at(4096 * lsn, Lsn::new(lsn + 1)), false);
+    }
+    for wait in waits {
+        wait.join().expect("a waiter").expect("it is processed");
+    }
 }
 
 /// Writer, waker, consumer: what is appended is delivered, and the wait for it is answered.

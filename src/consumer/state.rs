@@ -82,6 +82,9 @@ pub(crate) struct State {
     pub(crate) walked: AtomicU64,
     /// Block bytes whose checksum was computed for it.
     pub(crate) checked: AtomicU64,
+    /// The least LSN that somebody waits for. Who waits enters it before it looks, and again each
+    /// time it is woken; so whoever wakes all of them takes it back.
+    awaited: atomic::AtomicU64,
     /// Something that a wait may look for has changed.
     pub(crate) changed: Event,
     pub(crate) metrics: ConsumerMetrics,
@@ -128,6 +131,7 @@ impl State {
             replayed: Default::default(),
             walked: AtomicU64::new(0),
             checked: AtomicU64::new(0),
+            awaited: atomic::AtomicU64::new(u64::MAX),
             changed: Event::default(),
             metrics,
         }
@@ -156,17 +160,22 @@ impl State {
 
     // ---- progress, written by the consumer alone -------------------------------------------
 
-    /// Everything before the cursor is processed.
-    pub(crate) fn publish(&self, cursor: &Cursor) {
+    /// Everything before the cursor is processed. Waits are told where they may be over: at the
+    /// LSN awaited, and at the end, behind which a failed log has nothing.
+    pub(crate) fn publish(&self, cursor: &Cursor, at_end: bool) {
         let (at, lsn) = (cursor.block + u64::from(cursor.offset), cursor.next_lsn.previous().get());
         // A consumer that finds nothing tells nothing. Relaxed: these are its own words.
         if self.place.at() == at && self.processed.load(Ordering::Relaxed) == lsn {
             return;
         }
         self.place.move_to(at);
-        // SeqCst: then `changed.notify` looks for waiters.
+        // SeqCst, as for who waits: it enters what it waits for and then looks at this word.
         self.processed.store(lsn, Ordering::SeqCst);
-        self.changed.notify();
+        if at_end || lsn >= self.awaited.load(Ordering::SeqCst) {
+            // An exchange, so that whoever entered before has counted itself: it is woken.
+            self.awaited.swap(u64::MAX, Ordering::SeqCst);
+            self.changed.notify();
+        }
     }
 
     pub(crate) fn apply_seek(&self, cursor: &Cursor, epoch: u64) {
@@ -203,6 +212,12 @@ impl State {
 
     fn processed_now(&self) -> Lsn {
         Lsn::new(self.processed.load(Ordering::SeqCst))
+    }
+
+    /// To be called in each look of a wait on `changed`, before it looks.
+    pub(crate) fn await_lsn(&self, lsn: Lsn) {
+        let lsn = if planted("wait_enters_the_next") { lsn.next() } else { lsn };
+        self.awaited.fetch_min(lsn.get(), Ordering::SeqCst);
     }
 
     /// The last record processed in seek epoch `seeks` or a later one.

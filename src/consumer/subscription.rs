@@ -317,6 +317,7 @@ impl Subscription {
         self.refuse_own_callback("wait")?;
         let seeks = self.state.control(|control| control.seeks);
         let answer = self.state.changed.wait(timeout, || {
+            self.state.await_lsn(lsn);
             let processed = self.state.processed_in(seeks);
             if processed.is_some_and(|processed| processed >= lsn) {
                 return Some(Ok(()));

@@ -73,6 +73,24 @@ pub(crate) trait Select {
 }
 
 impl Scan {
+    fn at(cursor: Cursor) -> Scan {
+        let (from, to) = (cursor, cursor);
+        Scan { from, to, records: 0, matched: 0, block_bytes: 0, walked: 0 }
+    }
+
+    /// Whether the run ends inside of a block, at an offset that nobody has looked for. Whoever
+    /// iterates over the run comes by there, see [`RunIter::offset`].
+    pub(crate) fn is_open(&self) -> bool {
+        self.to.index > 0 && self.to.offset == 0
+    }
+
+    /// The run was iterated over: its end is at this offset.
+    pub(crate) fn close(&mut self, offset: u32) {
+        if self.is_open() {
+            self.to.offset = offset;
+        }
+    }
+
     /// What lies before something bad is delivered first: then the next scan begins there, and
     /// the bad is all that it finds.
     #[cold]
@@ -95,9 +113,9 @@ pub(crate) fn scan(
     limits: PageLimits,
     mut check: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<Scan> {
+    debug_assert!((cursor.index > 0) == (cursor.offset > 0), "the offset was not looked for");
     let mut at = cursor;
-    let mut scan =
-        Scan { from: cursor, to: cursor, records: 0, matched: 0, block_bytes: 0, walked: 0 };
+    let mut scan = Scan::at(cursor);
     let mut bytes_left = limits.bytes;
     while scan.matched < limits.records && (bytes_left > 0 || scan.matched == 0) {
         let start = (at.block - window.base) as usize;
@@ -134,14 +152,19 @@ pub(crate) fn scan(
         }
         let left = u64::from(header.records - at.index);
         let body_left = body_len(&header) - at.offset as usize;
-        let fits = scan.matched + left as usize <= limits.records && body_left <= bytes_left;
-        if select.all() && fits {
-            scan.records += left;
-            scan.matched += left as usize;
+        if select.all() && body_left <= bytes_left {
+            // Nothing needs to be looked at, and the page may end anywhere.
+            let taken = left.min((limits.records - scan.matched) as u64);
+            scan.records += taken;
+            scan.matched += taken as usize;
             bytes_left -= body_left;
-            at.next_lsn = Lsn::new(at.next_lsn.get() + left);
-            at.enter(at.block + padded);
-            continue;
+            at.next_lsn = Lsn::new(at.next_lsn.get() + taken);
+            if taken == left {
+                at.enter(at.block + padded);
+                continue;
+            }
+            (at.offset, at.index) = (0, at.index + taken as u32);
+            break;
         }
         let body = &block[BLOCK_HEADER_BYTES..];
         walk_records(body, &header, &mut at, select, limits, &mut bytes_left, &mut scan)?;
@@ -216,17 +239,11 @@ fn walk_records(
     bytes_left: &mut usize,
     scan: &mut Scan,
 ) -> Result<()> {
-    let all = select.all();
     while at.index < header.records && scan.matched < limits.records {
         let here = body.get(at.offset as usize..).unwrap_or_default();
-        // Where everything matches only the length counts.
-        let stepped = if all {
-            skip_record(here).map(|rest| (true, rest))
-        } else {
-            split_record(here).map(|(r, rest)| (select.matches(r.kind, r.key), rest))
-        };
-        let (matches, rest) =
-            stepped.ok_or_else(|| gap("a malformed record", at, header.first_lsn))?;
+        let malformed = || gap("a malformed record", at, header.first_lsn);
+        let (record, rest) = split_record(here).ok_or_else(malformed)?;
+        let matches = select.matches(record.kind, record.key);
         scan.walked += 1;
         let after = body.len() - rest.len();
         let bytes = after - at.offset as usize;
@@ -250,8 +267,10 @@ fn walk_records(
 #[derive(Clone)]
 pub(crate) struct RunIter<'a> {
     window: Window<'a>,
-    /// What is left of the block's body, and where in the window the next block starts.
+    /// What is left of the block's body, of so many bytes, and where in the window the next block
+    /// starts.
     body: &'a [u8],
+    body_bytes: usize,
     next_block: usize,
     /// Of the next record, and behind the last.
     lsn: u64,
@@ -264,6 +283,7 @@ impl<'a> RunIter<'a> {
         let mut iter = RunIter {
             window,
             body: &[],
+            body_bytes: 0,
             next_block: (scan.from.block - window.base) as usize,
             lsn: scan.from.next_lsn.get(),
             end_lsn: scan.from.next_lsn.get() + scan.records,
@@ -276,11 +296,13 @@ impl<'a> RunIter<'a> {
         iter
     }
 
+    #[cold]
     fn enter(&mut self) {
         let rest = &self.window.bytes[self.next_block..];
         let header = BlockHeader::read(rest).expect("scanned before");
         let framed = header.framed_bytes();
         self.body = &rest[BLOCK_HEADER_BYTES..framed];
+        self.body_bytes = self.body.len();
         self.next_block += align_up(framed as u64, self.window.align as u64) as usize;
         self.time_nanos = header.time_nanos;
     }
@@ -292,6 +314,11 @@ impl<'a> RunIter<'a> {
 
     pub(crate) fn left(&self) -> u64 {
         self.end_lsn - self.lsn
+    }
+
+    /// Where in its block's body the next record is.
+    pub(crate) fn offset(&self) -> u32 {
+        (self.body_bytes - self.body.len()) as u32
     }
 }
 

@@ -222,12 +222,14 @@ pub fn read(
             Ok(_) => Ok(()),
             Err(fault) => Err(Error::new(crate::ErrorKind::Corrupt, fault.to_string())),
         };
-        let Ok(found) = scan(window, cursor, &Odd(odd), limits, check) else {
+        let Ok(mut found) = scan(window, cursor, &Odd(odd), limits, check) else {
             return false;
         };
-        for (_, _, record) in RunIter::new(window, &found) {
+        let mut run = RunIter::new(window, &found);
+        for (_, _, record) in run.by_ref() {
             each(record.kind, record.key, record.payload);
         }
+        found.close(run.offset());
         if found.to == cursor {
             return true;
         }

@@ -3,20 +3,32 @@
 use std::sync::atomic::Ordering;
 
 use super::{Consumer, Failure, Progress, Subscriber, call};
-use crate::consumer::filter::Filter;
 use crate::consumer::options::{Ack, Signal};
 use crate::consumer::state::{Activity, add};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::RawRecord;
 use crate::lsn::Lsn;
 use crate::ring::Seen;
-use crate::source::{Cursor, Held, PageLimits, RunIter, Scan, Select as _, scan as read};
+use crate::source::{Cursor, Held, PageLimits, RunIter, Scan, Select, scan as read};
 use crate::sync::nanos;
+
+/// Every record, each looked at: finds where in its block the last one ends.
+struct OneByOne;
+
+impl Select for OneByOne {
+    fn all(&self) -> bool {
+        false
+    }
+
+    fn matches(&self, _kind: u16, _key: u64) -> bool {
+        true
+    }
+}
 
 impl Consumer {
     pub(super) fn settle(
         &mut self,
-        scan: &Scan,
+        scan: Scan,
         outcome: Result<Ack, Failure>,
         seen: Seen,
         subscriber: &mut dyn Subscriber,
@@ -28,20 +40,35 @@ impl Consumer {
                     let delay = self.next_delay();
                     return self.back_off(delay);
                 }
-                match self.part(scan, lsn) {
-                    Ok((to, records)) => self.processed(to, records),
-                    Err(error) => return self.read_failed(error, subscriber),
+                match self.part(&scan, lsn) {
+                    Ok((to, records)) => self.processed(to, records, seen, subscriber),
+                    Err(error) => self.read_failed(error, subscriber),
                 }
-                self.advanced(seen, subscriber);
             }
-            Ok(Ack::RetryAfter(delay)) => return self.back_off(nanos(delay)),
+            Ok(Ack::RetryAfter(delay)) => self.back_off(nanos(delay)),
             Ok(Ack::All | Ack::Through(_)) => {
-                self.processed(scan.to, scan.matched as u64);
-                self.advanced(seen, subscriber);
+                self.all_processed(&scan, scan.matched as u64, seen, subscriber)
             }
-            Err(failure) => return self.failed(scan, failure, seen, subscriber),
+            Err(failure) => self.failed(scan, failure, seen, subscriber),
         }
-        Progress::Moved
+    }
+
+    /// The cursor moves behind the run. A subscriber that did not look at all of it has not found
+    /// its end.
+    fn all_processed(
+        &mut self,
+        scan: &Scan,
+        records: u64,
+        seen: Seen,
+        subscriber: &mut dyn Subscriber,
+    ) -> Progress {
+        if !scan.is_open() {
+            return self.processed(scan.to, records, seen, subscriber);
+        }
+        match self.part(scan, scan.to.next_lsn.previous()) {
+            Ok((to, _)) => self.processed(to, records, seen, subscriber),
+            Err(error) => self.read_failed(error, subscriber),
+        }
     }
 
     /// The cursor behind `last`, which the scan passed, and how many records of the batch are
@@ -50,7 +77,7 @@ impl Consumer {
         let window = self.held.window(&self.plane.log.geometry);
         let records = (last.next().get() - scan.from.next_lsn.get()) as usize;
         let limits = PageLimits { records, bytes: usize::MAX };
-        let part = read(window, scan.from, &Filter::all(), limits, |_, _| Ok(()))?;
+        let part = read(window, scan.from, &OneByOne, limits, |_, _| Ok(()))?;
         add(&self.state.walked, part.walked);
         let matches = |(_, _, raw): &(Lsn, u64, RawRecord<'_>)| {
             self.filter.all() || self.filter.matches(raw.kind, raw.key)
@@ -59,22 +86,31 @@ impl Consumer {
     }
 
     /// The cursor moves over records that the subscriber is done with.
-    pub(super) fn processed(&mut self, to: Cursor, records: u64) {
+    fn processed(
+        &mut self,
+        to: Cursor,
+        records: u64,
+        seen: Seen,
+        subscriber: &mut dyn Subscriber,
+    ) -> Progress {
         self.cursor = to;
         add(&self.state.delivered[self.phase.tier() as usize], records);
         if self.attempts > 0 {
             self.attempts = 0;
             self.state.retries.store(0, Ordering::Relaxed);
         }
+        self.advanced(seen, subscriber);
+        Progress::Moved
     }
 
     /// Tells what is due, then publishes the cursor.
     pub(super) fn advanced(&mut self, seen: Seen, subscriber: &mut dyn Subscriber) {
-        if self.cursor.block >= seen.position() {
+        let at_end = self.cursor.block >= seen.position();
+        if at_end {
             self.note_caught_up(subscriber);
         }
         // If a seek came meanwhile, others see its target until it is applied.
-        self.state.publish(&self.cursor);
+        self.state.publish(&self.cursor, at_end);
     }
 
     pub(super) fn note_caught_up(&mut self, subscriber: &mut dyn Subscriber) {
@@ -115,7 +151,7 @@ impl Consumer {
 
     pub(super) fn failed(
         &mut self,
-        scan: &Scan,
+        mut scan: Scan,
         failure: Failure,
         seen: Seen,
         subscriber: &mut dyn Subscriber,
@@ -135,13 +171,11 @@ impl Consumer {
             return Progress::Moved;
         }
         if subscriber.takes_dead_letters() {
-            let taken = self.with_batch(scan, |state, batch, _| {
+            let taken = self.with_batch(&mut scan, |state, batch, _| {
                 call(state, || subscriber.dead_letter(batch, &failure)).unwrap_or(false)
             });
             if taken {
-                self.processed(scan.to, 0);
-                self.advanced(seen, subscriber);
-                return Progress::Moved;
+                return self.all_processed(&scan, 0, seen, subscriber);
             }
         }
         let error = Error::new(ErrorKind::Parked, "the callback kept failing")

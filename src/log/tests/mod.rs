@@ -344,14 +344,17 @@ fn take(
     records: &mut Vec<Record>,
     check: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let found = scan(window, *cursor, &All, PageLimits { records: 5, bytes: 20_000 }, check)?;
+    let limits = PageLimits { records: 5, bytes: 20_000 };
+    let mut found = scan(window, *cursor, &All, limits, check)?;
     let mut expected = found.from.next_lsn;
-    for (lsn, _, record) in RunIter::new(window, &found) {
+    let mut run = RunIter::new(window, &found);
+    for (lsn, _, record) in run.by_ref() {
         assert_eq!(lsn, expected);
         expected = lsn.next();
         records.push((record.kind, record.key, record.payload.to_vec()));
     }
     assert!(found.records == 0 || expected == found.to.next_lsn);
+    found.close(run.offset());
     *cursor = found.to;
     Ok(())
 }

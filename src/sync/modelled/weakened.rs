@@ -213,7 +213,7 @@ atomic!(AtomicBool, bool);
 atomic!(AtomicU32, u32);
 atomic!(AtomicU64, u64);
 arithmetic!(AtomicU32, u32, fetch_add, fetch_sub);
-arithmetic!(AtomicU64, u64, fetch_add, fetch_max, fetch_or);
+arithmetic!(AtomicU64, u64, fetch_add, fetch_max, fetch_or, fetch_min);
 
 /// loom's Arc, whose last reference is found by `get_mut` in every order.
 #[derive(Debug)]

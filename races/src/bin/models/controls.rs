@@ -22,7 +22,11 @@ const NEEDED: &[(&str, &str, &str)] = &[
         "ring_publish_read log_ticket",
     ),
     // Who sees that nothing is sought any more sees the consumer there.
-    ("ring/readers.rs", "self.sought.store(NOWHERE, Ordering::Release);", "ring_seek_beside_retire"),
+    (
+        "ring/readers.rs",
+        "self.sought.store(NOWHERE, Ordering::Release);",
+        "ring_seek_beside_retire",
+    ),
     (
         "ring/readers.rs",
         "let sought = self.sought.load(Ordering::Acquire);",
@@ -41,10 +45,12 @@ const NEEDED: &[(&str, &str, &str)] = &[
         "log_failing_disk",
     ),
     ("sync.rs", "self.waiting.fetch_add(1, Ordering::SeqCst);", "log_event"),
+    ("consumer/state.rs", "self.processed.store(lsn, Ordering::SeqCst);", "consumer_progress"),
+    // Who waits has entered what it waits for, or sees that it is processed.
     (
         "consumer/state.rs",
-        "self.processed.store(lsn, Ordering::SeqCst);",
-        "consumer_seek",
+        "self.awaited.fetch_min(lsn.get(), Ordering::SeqCst);",
+        "consumer_progress",
     ),
     // The futex word carries what was ordered or published before it was bumped.
     ("sync/modelled.rs", "self.word.load(Ordering::Acquire)", "consumer_stop"),
@@ -61,10 +67,16 @@ const NEEDLESS: &[(&str, &str, &str)] = &[
     ("consumer/state.rs", "self.seeks_applied.store", "behind a SeqCst store"),
     ("consumer/state.rs", "self.processed.load(Ordering::SeqCst)", "behind seeks_applied"),
     ("consumer/state.rs", "self.seeks_applied.load", "the control lock orders"),
+    ("consumer/state.rs", "self.awaited.load(Ordering::SeqCst)", "the store before it has a fence"),
+    ("consumer/state.rs", "self.awaited.swap(", "the store before it has a fence"),
     ("log/mod.rs", "stop.load(Ordering::Acquire)", "set before the futex word is bumped"),
     ("log/segments.rs", "wanted_below", "what it asks for is sent through a channel"),
     ("log/segments.rs", "prepared_below", "the segment is taken from under a lock"),
-    ("ring/committed.rs", "Seen(self.word.load(Ordering::SeqCst))", "the count before it has a fence"),
+    (
+        "ring/committed.rs",
+        "Seen(self.word.load(Ordering::SeqCst))",
+        "the count before it has a fence",
+    ),
     ("ring/pool.rs", "oldest", "the slot, which is looked at next, is the truth"),
     ("ring/pool.rs", "committed_lsn", "the committed word carries it"),
     ("ring/slab.rs", "self.end.", "the committed word carries it"),
@@ -82,6 +94,7 @@ const PLANTED: &[(&str, &str)] = &[
     ("needs_looks_at_the_place_first", "ring_seek_beside_retire"),
     ("sleep_word_is_read_late", "consumer_stop"),
     ("wait_ignores_seeks", "consumer_seek"),
+    ("wait_enters_the_next", "consumer_progress"),
     ("lead_forgets_the_rest", "log_two_producers"),
     ("hand_over_wakes_nobody", "log_ticket"),
 ];
