@@ -1,5 +1,5 @@
-//! Small pages are not expensive pages: every block is read once, every record looked at once,
-//! however many records a batch may have.
+//! Small pages are not expensive pages: every block is read once, and records are walked by who
+//! subscribes, however many of them a batch may have.
 
 mod common;
 
@@ -101,7 +101,7 @@ fn bytes_read_are_those_of_the_blocks_delivered_whatever_the_page() {
                     }
                     println!("{backend:?} {mode:?} {name}: {bytes:?} bytes, {walked} walked");
                     assert_eq!(bytes[0] + bytes[3 - index], 0, "one tier alone reads");
-                    assert!(walked <= log.last.get(), "{walked} of {} records", log.last);
+                    assert_eq!(walked, 0, "the subscriber alone walks");
                     read.push(bytes[index]);
                 }
                 assert_eq!(read[0], read[2], "pages of one record read no more");
@@ -137,7 +137,7 @@ fn a_page_ends_where_it_ends_whether_or_not_it_is_looked_at() {
     // A page's end inside of a block is found by whoever reads the page.
     on_each_backend(|backend| {
         let log = log(backend, ReadMode::Map);
-        for looked_at in 0..=7 {
+        for looked_at in 0..=8 {
             let next = std::sync::Arc::new(std::sync::Mutex::new(Lsn::new(1)));
             let name = format!("looks-at-{looked_at}");
             let subscribe = log.bus.subscribe(&name).start_if_new(Start::Earliest);

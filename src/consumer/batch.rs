@@ -54,7 +54,7 @@ pub struct Batch<'a> {
     tier: Tier,
     filter: &'a Filter,
     lender: Lender<'a>,
-    /// Where the last record ends in its block, once somebody has come there.
+    /// Where the last record ends in its block, once somebody has passed it.
     reached: Cell<Option<u32>>,
 }
 
@@ -145,24 +145,21 @@ impl fmt::Debug for BatchIter<'_> {
     }
 }
 
-impl<'b> BatchIter<'b> {
-    /// Apart, so that the loop stays small.
-    #[cold]
-    fn ended(&self) -> Option<Record<'b>> {
-        self.reached.set(Some(self.run.offset()));
-        None
+impl Drop for BatchIter<'_> {
+    fn drop(&mut self) {
+        if self.run.left() == 0 {
+            self.reached.set(Some(self.run.offset()));
+        }
     }
 }
 
 impl<'b> Iterator for BatchIter<'b> {
     type Item = Record<'b>;
 
-    #[inline(always)]
+    #[inline]
     fn next(&mut self) -> Option<Record<'b>> {
         loop {
-            let Some((lsn, time_nanos, raw)) = self.run.next() else {
-                return self.ended();
-            };
+            let (lsn, time_nanos, raw) = self.run.next()?;
             if self.filter.all() || self.filter.matches(raw.kind, raw.key) {
                 let (kind, key, payload) = (raw.kind, raw.key, raw.payload);
                 return Some(Record { lsn, time_nanos, kind, key, payload, lender: self.lender });

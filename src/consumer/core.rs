@@ -284,7 +284,7 @@ impl Consumer {
             return Ok(Progress::Moved);
         }
         if planted(Bug::StoresReceived) {
-            self.state.publish(&scan.to, false);
+            self.state.publish(&scan.to);
         }
         let outcome = self.deliver(&mut scan, subscriber);
         Ok(self.settle(scan, outcome, seen, subscriber))
@@ -388,11 +388,15 @@ impl Consumer {
                     self.held = Held::None;
                 }
                 self.advanced(seen, subscriber);
+                if seen.is_poisoned() {
+                    // Behind this nothing comes: waits for more are over.
+                    self.state.changed.notify();
+                }
                 Progress::CaughtUp(seen)
             }
             Brought::LeftRing if self.plane.replay.is_some() => {
                 // The policy says where to; if it has said so meanwhile, that stands.
-                self.state.publish(&self.cursor, false);
+                self.state.publish(&self.cursor);
                 self.plane.examine(&self.state, false);
                 Progress::Moved
             }
@@ -418,7 +422,7 @@ impl Consumer {
             OnPositionLost::Earliest => {
                 self.cursor = earliest;
                 self.held = Held::None;
-                self.state.publish(&self.cursor, false);
+                self.state.publish(&self.cursor);
                 Progress::Moved
             }
             OnPositionLost::Fail => {

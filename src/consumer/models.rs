@@ -24,6 +24,7 @@ pub(crate) const ALL: &[Model] = &[
     Model { name: "consumer_append", preemptions: 2, run: append },
     Model { name: "consumer_progress", preemptions: 3, run: progress::<1> },
     Model { name: "consumer_progress_of_two", preemptions: 3, run: progress::<2> },
+    Model { name: "consumer_progress_late", preemptions: 3, run: progress_late },
 ];
 
 /// What the callback was given; not seen by the model, so that it adds no order of its own.
@@ -161,11 +162,24 @@ fn progress<const WAITS: u64>() {
     });
     let waits: Vec<_> = waits.collect();
     for lsn in 1..=WAITS {
-        consumer.state().publish(&Cursor::at(4096 * lsn, Lsn::new(lsn + 1)), false);
+        consumer.state().publish(&Cursor::at(4096 * lsn, Lsn::new(lsn + 1)));
     }
     for wait in waits {
         wait.join().expect("a waiter").expect("it is processed");
     }
+}
+
+/// A wait that entered while an older entry was taken back is answered at its own.
+fn progress_late() {
+    let bed = Bed::new(2);
+    let (consumer, _, subscription) = bed.begin(Start::Earliest);
+    let state = consumer.state();
+    state.await_lsn(Lsn::new(1));
+    let wait = thread::spawn(move || subscription.wait_processed(Lsn::new(2), LONG));
+    for lsn in [1, 2] {
+        state.publish(&Cursor::at(4096 * lsn, Lsn::new(lsn + 1)));
+    }
+    wait.join().expect("a waiter").expect("it is processed");
 }
 
 /// Writer, waker, consumer: what is appended is delivered, and the wait for it is answered.

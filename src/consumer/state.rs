@@ -82,8 +82,8 @@ pub(crate) struct State {
     pub(crate) walked: AtomicU64,
     /// Block bytes whose checksum was computed for it.
     pub(crate) checked: AtomicU64,
-    /// The least LSN that somebody waits for. Who waits enters it before it looks, and again each
-    /// time it is woken; so whoever wakes all of them takes it back.
+    /// At most the least LSN that somebody waits for; an entry left behind costs a needless look.
+    /// A wait enters its own before each look, so `publish` may take all back when it wakes them.
     awaited: atomic::AtomicU64,
     /// Something that a wait may look for has changed.
     pub(crate) changed: Event,
@@ -160,9 +160,8 @@ impl State {
 
     // ---- progress, written by the consumer alone -------------------------------------------
 
-    /// Everything before the cursor is processed. Waits are told where they may be over: at the
-    /// LSN awaited, and at the end, behind which a failed log has nothing.
-    pub(crate) fn publish(&self, cursor: &Cursor, at_end: bool) {
+    /// Everything before the cursor is processed. Who waits is told at the LSN awaited.
+    pub(crate) fn publish(&self, cursor: &Cursor) {
         let (at, lsn) = (cursor.block + u64::from(cursor.offset), cursor.next_lsn.previous().get());
         // A consumer that finds nothing tells nothing. Relaxed: these are its own words.
         if self.place.at() == at && self.processed.load(Ordering::Relaxed) == lsn {
@@ -171,9 +170,9 @@ impl State {
         self.place.move_to(at);
         // SeqCst, as for who waits: it enters what it waits for and then looks at this word.
         self.processed.store(lsn, Ordering::SeqCst);
-        if at_end || lsn >= self.awaited.load(Ordering::SeqCst) {
-            // An exchange, so that whoever entered before has counted itself: it is woken.
-            self.awaited.swap(u64::MAX, Ordering::SeqCst);
+        if lsn >= self.awaited.load(Ordering::SeqCst) {
+            // Acquire: whoever entered before this has counted itself as waiting, and is woken.
+            self.awaited.swap(u64::MAX, Ordering::Acquire);
             self.changed.notify();
         }
     }

@@ -317,7 +317,9 @@ impl Subscription {
         self.refuse_own_callback("wait")?;
         let seeks = self.state.control(|control| control.seeks);
         let answer = self.state.changed.wait(timeout, || {
-            self.state.await_lsn(lsn);
+            // What a failed log published is still processed; beyond it nothing comes.
+            let end = self.plane.log.ring.committed_lsn();
+            self.state.await_lsn(lsn.min(end));
             let processed = self.state.processed_in(seeks);
             if processed.is_some_and(|processed| processed >= lsn) {
                 return Some(Ok(()));
@@ -330,8 +332,6 @@ impl Subscription {
                 let what = format!("{:?} is parked", self.state.name);
                 return Some(Err(Error::new(ErrorKind::Parked, what).because(parked)));
             }
-            // What a failed log published is still processed; beyond it nothing comes.
-            let end = self.plane.log.ring.committed_lsn();
             let drained = processed.is_some_and(|processed| processed >= end);
             self.plane.log.poisoned().filter(|_| drained).map(Err)
         });

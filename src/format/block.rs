@@ -206,8 +206,8 @@ fn examine(block: &[u8], records: u32) -> (u32, bool) {
     let (mut rest, mut left) = (block.get(BLOCK_HEADER_BYTES..), records);
     for stretch in checked.chunks(STRETCH_BYTES) {
         (crc, behind) = (crc32c::crc32c_append(crc, stretch), behind - stretch.len());
-        while let Some(records) = rest.filter(|rest| left > 0 && rest.len() > behind) {
-            (rest, left) = (record::skip(records), left - 1);
+        while let Some(here) = rest.filter(|rest| left > 0 && rest.len() > behind) {
+            (rest, left) = (record::skip(here), left - 1);
         }
     }
     (crc, left == 0 && rest.is_some_and(<[u8]>::is_empty))

@@ -12,8 +12,8 @@ use crate::lsn::Lsn;
 pub(crate) struct Cursor {
     /// Position of the block with the next record, or of the next block.
     pub(crate) block: u64,
-    /// Offset of the next record in that block's body, and how many come before it. A page resumes
-    /// here, so no block is ever walked twice.
+    /// Offset of the next record in that block's body, and how many come before it: a page resumes
+    /// here.
     pub(crate) offset: u32,
     pub(crate) index: u32,
     /// The next record's LSN. Checked at every block (invariant I4).
@@ -54,7 +54,7 @@ pub(crate) struct PageLimits {
 pub(crate) struct Scan {
     /// The cursor at the first record of the run.
     pub(crate) from: Cursor,
-    /// The cursor behind the last.
+    /// The cursor behind the last; its offset is 0 while the run [`is_open`](Scan::is_open).
     pub(crate) to: Cursor,
     /// Records in the run, and how many of them match the filter.
     pub(crate) records: u64,
@@ -82,6 +82,15 @@ impl Scan {
     /// iterates over the run comes by there, see [`RunIter::offset`].
     pub(crate) fn is_open(&self) -> bool {
         self.to.index > 0 && self.to.offset == 0
+    }
+
+    /// The first record of the run in the block that it ends in.
+    pub(crate) fn last_block(&self) -> Cursor {
+        if self.from.block == self.to.block {
+            return self.from;
+        }
+        let first = self.to.next_lsn.get() - u64::from(self.to.index);
+        Cursor::at(self.to.block, Lsn::new(first))
     }
 
     /// The run was iterated over: its end is at this offset.
@@ -113,7 +122,6 @@ pub(crate) fn scan(
     limits: PageLimits,
     mut check: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<Scan> {
-    debug_assert!((cursor.index > 0) == (cursor.offset > 0), "the offset was not looked for");
     let mut at = cursor;
     let mut scan = Scan::at(cursor);
     let mut bytes_left = limits.bytes;
@@ -204,10 +212,12 @@ fn enter_within(
     scan: &mut Scan,
 ) -> Result<bool> {
     if at.index > 0 {
-        return if at.index < header.records {
+        let here = header.first_lsn.checked_add(at.index.into());
+        let is_there = at.offset > 0 && at.index < header.records;
+        return if is_there && here == Some(at.next_lsn.get()) {
             Ok(true)
         } else {
-            Err(gap("a block with fewer records", at, header.first_lsn))
+            Err(gap("another block than the one begun", at, header.first_lsn))
         };
     }
     let next = at.next_lsn.get();
@@ -296,7 +306,7 @@ impl<'a> RunIter<'a> {
         iter
     }
 
-    #[cold]
+    #[inline(never)]
     fn enter(&mut self) {
         let rest = &self.window.bytes[self.next_block..];
         let header = BlockHeader::read(rest).expect("scanned before");

@@ -3,27 +3,15 @@
 use std::sync::atomic::Ordering;
 
 use super::{Consumer, Failure, Progress, Subscriber, call};
+use crate::consumer::filter::Filter;
 use crate::consumer::options::{Ack, Signal};
 use crate::consumer::state::{Activity, add};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::RawRecord;
 use crate::lsn::Lsn;
 use crate::ring::Seen;
-use crate::source::{Cursor, Held, PageLimits, RunIter, Scan, Select, scan as read};
+use crate::source::{Cursor, Held, PageLimits, RunIter, Scan, Select as _, scan as read};
 use crate::sync::nanos;
-
-/// Every record, each looked at: finds where in its block the last one ends.
-struct OneByOne;
-
-impl Select for OneByOne {
-    fn all(&self) -> bool {
-        false
-    }
-
-    fn matches(&self, _kind: u16, _key: u64) -> bool {
-        true
-    }
-}
 
 impl Consumer {
     pub(super) fn settle(
@@ -40,7 +28,7 @@ impl Consumer {
                     let delay = self.next_delay();
                     return self.back_off(delay);
                 }
-                match self.part(&scan, lsn) {
+                match self.part(scan.from, lsn) {
                     Ok((to, records)) => self.processed(to, records, seen, subscriber),
                     Err(error) => self.read_failed(error, subscriber),
                 }
@@ -65,24 +53,27 @@ impl Consumer {
         if !scan.is_open() {
             return self.processed(scan.to, records, seen, subscriber);
         }
-        match self.part(scan, scan.to.next_lsn.previous()) {
+        match self.part(scan.last_block(), scan.to.next_lsn.previous()) {
             Ok((to, _)) => self.processed(to, records, seen, subscriber),
             Err(error) => self.read_failed(error, subscriber),
         }
     }
 
     /// The cursor behind `last`, which the scan passed, and how many records of the batch are
-    /// before it. Walks what is acknowledged, no more: acknowledging one by one stays linear.
-    pub(super) fn part(&self, scan: &Scan, last: Lsn) -> Result<(Cursor, u64)> {
+    /// before it, from `from` on. Walks those, no more: acknowledging one by one stays linear.
+    fn part(&self, from: Cursor, last: Lsn) -> Result<(Cursor, u64)> {
         let window = self.held.window(&self.plane.log.geometry);
-        let records = (last.next().get() - scan.from.next_lsn.get()) as usize;
+        let records = (last.next().get() - from.next_lsn.get()) as usize;
         let limits = PageLimits { records, bytes: usize::MAX };
-        let part = read(window, scan.from, &OneByOne, limits, |_, _| Ok(()))?;
-        add(&self.state.walked, part.walked);
+        let mut part = read(window, from, &Filter::all(), limits, |_, _| Ok(()))?;
+        add(&self.state.walked, part.records);
+        let mut run = RunIter::new(window, &part);
         let matches = |(_, _, raw): &(Lsn, u64, RawRecord<'_>)| {
             self.filter.all() || self.filter.matches(raw.kind, raw.key)
         };
-        Ok((part.to, RunIter::new(window, &part).filter(matches).count() as u64))
+        let matched = run.by_ref().filter(matches).count() as u64;
+        part.close(run.offset());
+        Ok((part.to, matched))
     }
 
     /// The cursor moves over records that the subscriber is done with.
@@ -105,12 +96,11 @@ impl Consumer {
 
     /// Tells what is due, then publishes the cursor.
     pub(super) fn advanced(&mut self, seen: Seen, subscriber: &mut dyn Subscriber) {
-        let at_end = self.cursor.block >= seen.position();
-        if at_end {
+        if self.cursor.block >= seen.position() {
             self.note_caught_up(subscriber);
         }
         // If a seek came meanwhile, others see its target until it is applied.
-        self.state.publish(&self.cursor, at_end);
+        self.state.publish(&self.cursor);
     }
 
     pub(super) fn note_caught_up(&mut self, subscriber: &mut dyn Subscriber) {

@@ -11,9 +11,9 @@ pub const STAGES: &[Stage] = &[
         run: "target/loom/debug/models",
         budget_seconds: 200,
         rows: &[
-            row("loom_models", 24, 24),
-            row("loom_executions", 240_000, 800_000),
-            row("loom_controls", 26, 26),
+            row("loom_models", 25, 25),
+            row("loom_executions", 210_000, 800_000),
+            row("loom_controls", 27, 27),
         ],
     },
     Stage {

@@ -52,6 +52,11 @@ const NEEDED: &[(&str, &str, &str)] = &[
         "self.awaited.fetch_min(lsn.get(), Ordering::SeqCst);",
         "consumer_progress",
     ),
+    (
+        "consumer/state.rs",
+        "self.awaited.swap(u64::MAX, Ordering::Acquire);",
+        "consumer_progress_late",
+    ),
     // The futex word carries what was ordered or published before it was bumped.
     ("sync/modelled.rs", "self.word.load(Ordering::Acquire)", "consumer_stop"),
     ("sync/modelled.rs", "self.word.fetch_add(1, Ordering::Release);", "consumer_stop"),
@@ -68,7 +73,6 @@ const NEEDLESS: &[(&str, &str, &str)] = &[
     ("consumer/state.rs", "self.processed.load(Ordering::SeqCst)", "behind seeks_applied"),
     ("consumer/state.rs", "self.seeks_applied.load", "the control lock orders"),
     ("consumer/state.rs", "self.awaited.load(Ordering::SeqCst)", "the store before it has a fence"),
-    ("consumer/state.rs", "self.awaited.swap(", "the store before it has a fence"),
     ("log/mod.rs", "stop.load(Ordering::Acquire)", "set before the futex word is bumped"),
     ("log/segments.rs", "wanted_below", "what it asks for is sent through a channel"),
     ("log/segments.rs", "prepared_below", "the segment is taken from under a lock"),
