@@ -73,7 +73,7 @@ impl<'a> Growth<'a> {
 
     /// Adds a record and returns the bytes of its payload, which hold whatever was there before.
     /// `None` if it does not fit.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record(
         &mut self,
         kind: u16,

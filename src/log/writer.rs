@@ -148,7 +148,7 @@ impl<'a> WriteBatch<'a> {
     /// # Errors
     /// [`ErrorKind::RecordTooLarge`] and [`ErrorKind::BatchTooLarge`] leave the batch as it was.
     /// The errors of [`Writer::batch`].
-    #[inline]
+    #[inline(always)]
     pub fn append(&mut self, kind: u16, key: u64, payload: &[u8]) -> Result<()> {
         copy_payload(self.record(kind, key, payload.len())?, payload);
         Ok(())
@@ -165,7 +165,7 @@ impl<'a> WriteBatch<'a> {
         Ok(payload)
     }
 
-    #[inline]
+    #[inline(always)]
     fn record(&mut self, kind: u16, key: u64, payload_bytes: usize) -> Result<&mut [u8]> {
         let payload = match self.growth.record(kind, key, payload_bytes) {
             Some(payload) => payload,

@@ -1,6 +1,9 @@
 //! A writer at half its own speed, with and without four consumers that replay beside it: two in
 //! catch-up, two cold, under the default limits.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,6 +16,7 @@ use eventplane::{
 };
 
 use crate::commit::{commit_micros, percentile};
+use crate::disk;
 use crate::load::{Log, SMALL, fill};
 use crate::report::{Bar, divide};
 use crate::{Bench, Context};
@@ -47,14 +51,19 @@ fn run(context: &Context) -> anyhow::Result<()> {
     let interval = 2.0 * percentile(&mut micros, 0.5) / 1e6;
     let lasting = Duration::from_millis(context.scaled(3_000, 250));
     let replays = Replays::start(&bus, distances.cold)?;
-    let (mut p99s, mut rates) = ([vec![], vec![]], [vec![], vec![]]);
+    let bare = Bare::new(dir.path())?;
+    let (mut p99s, mut rates, mut bares) = ([vec![], vec![]], [vec![], vec![]], vec![]);
     for _ in 0..context.rounds {
+        let before = replays.read.load(Ordering::Relaxed);
         for (side, replaying) in [true, false].into_iter().enumerate() {
             let pace = || paced(&bus, &writer, interval, lasting);
             let paced = if replaying { replays.beside(pace)? } else { pace()? };
             p99s[side].push(paced.p99);
             rates[side].push(paced.rate);
         }
+        let read = (replays.read.load(Ordering::Relaxed) - before) * RECORD_BYTES;
+        let rate = read as f64 / lasting.as_secs_f64();
+        bares.push(bare.p99(interval, lasting, rate)? / bare.p99(interval, lasting, 0.0)?);
     }
     ensure!(replays.wrong.load(Ordering::Relaxed) == 0, "payloads of other records");
     let report = &context.report;
@@ -67,6 +76,9 @@ fn run(context: &Context) -> anyhow::Result<()> {
     }
     let read = replays.read.load(Ordering::Relaxed) as f64 / 1e6;
     report.figure(BENCH.name, "million records replayed meanwhile", &[read]);
+    let what =
+        "p99 of bare writes beside a bare reader of as many bytes, in pieces of 64 KiB, / alone";
+    report.figure(BENCH.name, what, &bares);
     ensure!(read > 0.0, "nobody replayed anything");
     Ok(())
 }
@@ -96,6 +108,58 @@ fn paced(bus: &Bus, writer: &Writer, interval: f64, lasting: Duration) -> anyhow
     }
     let rate = micros.len() as f64 / begun.elapsed().as_secs_f64();
     Ok(Paced { p99: percentile(&mut micros, 0.99), rate })
+}
+
+/// A record in the log.
+const RECORD_BYTES: u64 = 16 + (SMALL as u64).next_multiple_of(8);
+
+/// The same without a log: how much of the row is the disk's doing.
+struct Bare {
+    written: File,
+    read: File,
+}
+
+impl Bare {
+    const BYTES: u64 = 64 << 20;
+    const PAGE: u64 = 4 << 10;
+    const PIECE: u64 = 64 << 10;
+
+    fn new(dir: &Path) -> anyhow::Result<Bare> {
+        let file = |name| disk::zeroed(&dir.join(name), Bare::BYTES);
+        Ok(Bare { written: file("written")?, read: file("read")? })
+    }
+
+    /// Durable writes of a page, one each `interval` seconds, beside reads of so many bytes a
+    /// second; the 99th percentile of a write in microseconds.
+    fn p99(&self, interval: f64, lasting: Duration, read_rate: f64) -> anyhow::Result<f64> {
+        let page = disk::page_buffer(Bare::PAGE as usize)?;
+        let mut micros = Vec::new();
+        let begun = Instant::now();
+        let reader = || -> anyhow::Result<()> {
+            let mut piece = disk::page_buffer(Bare::PIECE as usize)?;
+            let mut offset = 0;
+            while read_rate > 0.0 && begun.elapsed() < lasting {
+                let due = Duration::from_secs_f64(offset as f64 / read_rate);
+                thread::sleep(due.saturating_sub(begun.elapsed()));
+                self.read.read_exact_at(&mut piece, offset % Bare::BYTES)?;
+                offset += Bare::PIECE;
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let reader = scope.spawn(reader);
+            while begun.elapsed() < lasting {
+                let due = Duration::from_secs_f64(interval * micros.len() as f64);
+                thread::sleep(due.saturating_sub(begun.elapsed()));
+                let writing = Instant::now();
+                let offset = micros.len() as u64 * Bare::PAGE % Bare::BYTES;
+                disk::write_durable(&self.written, &page, offset)?;
+                micros.push(writing.elapsed().as_secs_f64() * 1e6);
+            }
+            reader.join().expect("the reader does not panic")
+        })?;
+        Ok(percentile(&mut micros, 0.99))
+    }
 }
 
 /// Consumers that begin again whenever they come too close to the end.
