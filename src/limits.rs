@@ -96,7 +96,7 @@ pub(crate) const SHED_BACKOFF_MIN: Duration = Duration::from_millis(500);
 pub(crate) const SHED_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The supervisor looks at consumers at rest as well this often: for recorders that forget gauges
 /// which nobody sets.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// A shed consumer that ran this long afterwards starts again from the shortest back-off.
 pub(crate) const SHED_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 pub(crate) const COLD_REPLAYS_MAX: usize = 2;
