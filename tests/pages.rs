@@ -165,6 +165,7 @@ fn a_page_ends_where_it_ends_whether_or_not_it_is_looked_at() {
                 "{walked} walked for {} records",
                 log.last
             );
+            assert_eq!(walked == 0, looked_at >= 7, "{walked} walked by {name}");
             assert_eq!(consumer.handle().status().tier, Tier::CatchUp);
         }
     });

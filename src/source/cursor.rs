@@ -306,6 +306,7 @@ impl<'a> RunIter<'a> {
         iter
     }
 
+    /// Apart, so that the loop over records stays small.
     #[inline(never)]
     fn enter(&mut self) {
         let rest = &self.window.bytes[self.next_block..];

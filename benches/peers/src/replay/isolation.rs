@@ -92,22 +92,37 @@ struct Paced {
 /// Commits one record each `interval` seconds, for so long; the 99th percentile is of how long a
 /// commit took, in microseconds.
 fn paced(bus: &Bus, writer: &Writer, interval: f64, lasting: Duration) -> anyhow::Result<Paced> {
-    let mut micros = Vec::new();
     let mut payload = [0; SMALL];
     let mut next = bus.committed_lsn().get() + 1;
     let begun = Instant::now();
+    let mut micros = timed(begun, interval, lasting, |_| {
+        fill(&mut payload, next);
+        let lsn = writer.append(1, next, &payload)?.get();
+        ensure!(lsn == next, "record {next} got the LSN {lsn}");
+        next += 1;
+        Ok(())
+    })?;
+    let rate = micros.len() as f64 / begun.elapsed().as_secs_f64();
+    Ok(Paced { p99: percentile(&mut micros, 0.99), rate })
+}
+
+/// Calls with 0, 1, 2 and so on each `interval` seconds; returns how long each took, in
+/// microseconds.
+fn timed(
+    begun: Instant,
+    interval: f64,
+    lasting: Duration,
+    mut call: impl FnMut(u64) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<f64>> {
+    let mut micros = Vec::new();
     while begun.elapsed() < lasting {
         let due = Duration::from_secs_f64(interval * micros.len() as f64);
         thread::sleep(due.saturating_sub(begun.elapsed()));
-        fill(&mut payload, next);
-        let committing = Instant::now();
-        let lsn = writer.append(1, next, &payload)?.get();
-        micros.push(committing.elapsed().as_secs_f64() * 1e6);
-        ensure!(lsn == next, "record {next} got the LSN {lsn}");
-        next += 1;
+        let calling = Instant::now();
+        call(micros.len() as u64)?;
+        micros.push(calling.elapsed().as_secs_f64() * 1e6);
     }
-    let rate = micros.len() as f64 / begun.elapsed().as_secs_f64();
-    Ok(Paced { p99: percentile(&mut micros, 0.99), rate })
+    Ok(micros)
 }
 
 /// A record in the log.
@@ -133,30 +148,22 @@ impl Bare {
     /// second; the 99th percentile of a write in microseconds.
     fn p99(&self, interval: f64, lasting: Duration, read_rate: f64) -> anyhow::Result<f64> {
         let page = disk::page_buffer(Bare::PAGE as usize)?;
-        let mut micros = Vec::new();
         let begun = Instant::now();
         let reader = || -> anyhow::Result<()> {
-            let mut piece = disk::page_buffer(Bare::PIECE as usize)?;
-            let mut offset = 0;
-            while read_rate > 0.0 && begun.elapsed() < lasting {
-                let due = Duration::from_secs_f64(offset as f64 / read_rate);
-                thread::sleep(due.saturating_sub(begun.elapsed()));
-                self.read.read_exact_at(&mut piece, offset % Bare::BYTES)?;
-                offset += Bare::PIECE;
+            if read_rate > 0.0 {
+                let mut piece = disk::page_buffer(Bare::PIECE as usize)?;
+                timed(begun, Bare::PIECE as f64 / read_rate, lasting, |n| {
+                    Ok(self.read.read_exact_at(&mut piece, n * Bare::PIECE % Bare::BYTES)?)
+                })?;
             }
             Ok(())
         };
-        thread::scope(|scope| {
+        let mut micros = thread::scope(|scope| {
             let reader = scope.spawn(reader);
-            while begun.elapsed() < lasting {
-                let due = Duration::from_secs_f64(interval * micros.len() as f64);
-                thread::sleep(due.saturating_sub(begun.elapsed()));
-                let writing = Instant::now();
-                let offset = micros.len() as u64 * Bare::PAGE % Bare::BYTES;
-                disk::write_durable(&self.written, &page, offset)?;
-                micros.push(writing.elapsed().as_secs_f64() * 1e6);
-            }
-            reader.join().expect("the reader does not panic")
+            let micros = timed(begun, interval, lasting, |n| {
+                disk::write_durable(&self.written, &page, n * Bare::PAGE % Bare::BYTES)
+            });
+            reader.join().expect("the reader does not panic").and(micros)
         })?;
         Ok(percentile(&mut micros, 0.99))
     }
