@@ -45,10 +45,12 @@ fn one(stage: &Stage, long: bool) -> Result<usize, String> {
     let log = root.join("target/prove").join(stage.name).with_extension("log");
     fs::create_dir_all(log.parent().expect("a directory")).map_err(|e| e.to_string())?;
     if !stage.build.is_empty() {
+        let begun = Instant::now();
         let built = shell(root, stage.build).stdout(Stdio::null()).status();
         if !built.map_err(|e| e.to_string())?.success() {
             return Err(format!("`{}` failed", stage.build));
         }
+        println!("built in {:.1} s", begun.elapsed().as_secs_f64());
     }
     let budget = stage.budget_seconds * if long { LONG_FACTOR } else { 1 };
     println!("$ {}", stage.run);
