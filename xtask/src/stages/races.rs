@@ -12,7 +12,7 @@ pub const STAGES: &[Stage] = &[
         budget_seconds: 200,
         rows: &[
             row("loom_models", 25, 25),
-            row("loom_executions", 210_000, 800_000),
+            row("loom_executions", 210_000, 780_000),
             row("loom_controls", 27, 27),
         ],
     },
