@@ -133,6 +133,9 @@ pub(crate) const RETENTION_INTERVAL: Duration = Duration::from_millis(250);
 /// Warn when a consumer has less than this fraction of the retained log left before deletion.
 pub(crate) const LEAD_WARN_FRACTION: u64 = 10;
 
+/// How much memory opening takes to read segments that it will walk, beside looking at the others.
+pub(crate) const OPEN_AHEAD_BYTES: u64 = 64 << 20;
+
 const _: () = {
     assert!(SLAB_BYTES_MIN <= SLAB_BYTES && SLAB_BYTES <= SLAB_BYTES_MAX);
     assert!(SEGMENT_BYTES >= SEGMENT_SLABS_MIN * SLAB_BYTES);

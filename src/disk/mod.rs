@@ -63,7 +63,7 @@ const QUEUE_DEPTH: usize = 8;
 
 /// How many small reads a [`RealDisk`] is asked for at once. More gain little, and each is a thread
 /// for some milliseconds.
-const CALLS_AT_ONCE: usize = 16;
+const CALLS_AT_ONCE: usize = 32;
 
 /// How often in a row one call is repeated without progress because the kernel said EINTR or
 /// EAGAIN. Far beyond what signals cause; it only keeps a broken disk from becoming a busy loop.

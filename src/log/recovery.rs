@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::catalogue::{Catalogue, OpenSegment, Sealed};
@@ -16,9 +17,10 @@ use super::meta::MetaFile;
 use super::segments::{Prepared, Segments, segment_path};
 use super::survey::{Found, REPAIR, Survey};
 use super::walk::{Chain, Rest, Walked, Walker};
-use crate::disk::{Disk, DiskFile, DiskLock, OpenMode, at_once};
+use crate::disk::{AlignedBuf, Disk, DiskFile, DiskLock, OpenMode, at_once};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Meta;
+use crate::limits;
 use crate::lsn::{Geometry, Lsn};
 use crate::options::Options;
 use crate::planted::{Bug, planted};
@@ -114,6 +116,8 @@ struct Seen {
     found: Found,
     /// If it has neither a first block nor a footer: what lies behind its header all the same.
     unwritten: Option<(Arc<dyn DiskFile>, Rest)>,
+    /// If it has blocks and no footer: its slabs, which will be walked.
+    ahead: Vec<AlignedBuf>,
 }
 
 /// The segment in which the log ends, and how.
@@ -171,9 +175,11 @@ impl<'a> Recoverer<'a> {
                 return Err(survey.missing(first + i as u64));
             }
         }
-        // The newest first: those without blocks are read as a whole, which takes longest.
+        // The newest first: those without a footer are read as a whole, which takes longest.
         let newest_first: Vec<u64> = kept.iter().rev().copied().collect();
-        let seen = at_once(&*self.files.disk, &newest_first, |&number| self.look(number));
+        let ahead_bytes = AtomicU64::new(limits::OPEN_AHEAD_BYTES);
+        let look = |&number: &u64| self.look(number, &ahead_bytes);
+        let seen = at_once(&*self.files.disk, &newest_first, look);
         let seen = seen.into_iter().rev().collect::<Result<Vec<_>>>()?;
         let State { complete, tail, prepared } = self.read(first, seen, &ring)?;
         // From here on things are written: all that can be refused without, was.
@@ -230,7 +236,7 @@ impl<'a> Recoverer<'a> {
 
     fn walker<'b>(&'b self, found: &'b Found, file: &'b dyn DiskFile) -> Walker<'b> {
         let (number, salt, path) = (found.number, found.salt, &*found.path);
-        Walker { geometry: &self.geometry, number, salt, path, file }
+        Walker { geometry: &self.geometry, number, salt, path, file, ahead: &[] }
     }
 
     /// What the first segment kept must continue.
@@ -243,14 +249,26 @@ impl<'a> Recoverer<'a> {
         }
     }
 
-    /// Looks at a segment; at all of it, if it seems that nothing was ever written to it.
-    fn look(&self, number: u64) -> Result<Seen> {
+    /// Looks at a segment; at all of it, if it seems that nothing was ever written to it. One that
+    /// will be walked is read, as long as there is room for that: the disk answers others
+    /// meanwhile.
+    fn look(&self, number: u64, ahead_bytes: &AtomicU64) -> Result<Seen> {
         let found = self.survey().look(number)?;
-        if found.footer.is_some() || found.first_block.is_some() {
-            return Ok(Seen { found, unwritten: None });
+        let (mut unwritten, mut ahead) = (None, Vec::new());
+        let bytes = self.geometry.segment_bytes;
+        // Relaxed: a sum of sizes, nothing else is told by it.
+        let take = || {
+            let relaxed = Ordering::Relaxed;
+            ahead_bytes.fetch_update(relaxed, relaxed, |left| left.checked_sub(bytes)).is_ok()
+        };
+        if found.footer.is_some() {
+            // It says what there is.
+        } else if found.first_block.is_none() {
+            unwritten = Some(self.read_behind_header(&found)?);
+        } else if take() {
+            ahead = self.walker(&found, &*self.open_file(&found)?).read_ahead()?;
         }
-        let unwritten = Some(self.read_behind_header(&found)?);
-        Ok(Seen { found, unwritten })
+        Ok(Seen { found, unwritten, ahead })
     }
 
     fn read_behind_header(&self, found: &Found) -> Result<(Arc<dyn DiskFile>, Rest)> {
@@ -268,7 +286,7 @@ impl<'a> Recoverer<'a> {
         let mut seen = seen.into_iter();
         loop {
             let missing = || survey.missing(first + complete.len() as u64);
-            let Seen { found: found_next, unwritten } = seen.next().ok_or_else(missing)?;
+            let Seen { found: found_next, unwritten, ahead } = seen.next().ok_or_else(missing)?;
             survey.check_joint(&chain, &found_next)?;
             if let Some(footer) = &found_next.footer {
                 chain = Chain::behind(footer);
@@ -277,7 +295,8 @@ impl<'a> Recoverer<'a> {
             }
             let file = self.open_file(&found_next)?;
             let keep = |slab, bytes: &[u8]| load(ring, slab, bytes);
-            let walked = self.walker(&found_next, &*file).walk(chain, |_, _| {}, keep)?;
+            let walker = Walker { ahead: &ahead, ..self.walker(&found_next, &*file) };
+            let walked = walker.walk(chain, |_, _| {}, keep)?;
             if !planted(Bug::TrustsTheCache) {
                 file.sync_data().map_err(|e| {
                     Error::io("cannot make durable what recovery read", &found_next.path, e)
@@ -290,8 +309,9 @@ impl<'a> Recoverer<'a> {
             }
             self.make_last_footer_durable(complete.last())?;
             let rest = match unwritten {
+                _ if walked.blank => Rest::default(),
                 Some((_, rest)) if walked.end == self.geometry.head_bytes => rest,
-                _ => self.walker(&found_next, &*file).rest(walked.end)?,
+                _ => walker.rest(walked.end)?,
             };
             let tail = Tail { found: found_next, file, walked, rest };
             self.judge(&tail)?;
@@ -345,7 +365,7 @@ impl<'a> Recoverer<'a> {
 
     /// A segment behind the tail: prepared, and without a block, or something is wrong.
     fn check_prepared(&self, tail: &Tail, seen: Seen) -> Result<(u64, Prepared)> {
-        let Seen { found, unwritten } = seen;
+        let Seen { found, unwritten, .. } = seen;
         let (file, rest) = unwritten.map_or_else(|| self.read_behind_header(&found), Ok)?;
         if rest.good_blocks > 0 || found.footer.is_some() {
             let what = "blocks follow in the next segment, but this one does not end";

@@ -1,5 +1,6 @@
 //! Walking a segment block by block, trusting nothing: what recovery and verification are made of.
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::disk::{AlignedBuf, DiskFile};
@@ -78,6 +79,8 @@ pub(crate) struct Walker<'a> {
     pub(crate) salt: u64,
     pub(crate) path: &'a Path,
     pub(crate) file: &'a dyn DiskFile,
+    /// The segment's first slabs, or all of them, if they were read already.
+    pub(crate) ahead: &'a [AlignedBuf],
 }
 
 /// What a walk found.
@@ -91,6 +94,8 @@ pub(crate) struct Walked {
     pub(crate) rolled: bool,
     /// The last good block has records, and no later one says that it is durable.
     pub(crate) unvouched: bool,
+    /// Behind the last good block there is nothing but zeros.
+    pub(crate) blank: bool,
 }
 
 /// What lies from a segment's first bad block on.
@@ -114,8 +119,30 @@ impl Walker<'_> {
         self.geometry.slab_of(self.start())
     }
 
+    fn slabs(&self) -> Range<u64> {
+        self.first_slab()..self.first_slab() + self.geometry.slabs_per_segment()
+    }
+
     fn slab_buffer(&self) -> AlignedBuf {
         AlignedBuf::zeroed(self.geometry.slab_bytes as usize)
+    }
+
+    /// All slabs, for [`Walker::ahead`].
+    pub(crate) fn read_ahead(&self) -> Result<Vec<AlignedBuf>> {
+        let read = |slab| {
+            let mut buffer = self.slab_buffer();
+            self.read_slab(slab, &mut buffer).map(|()| buffer)
+        };
+        self.slabs().map(read).collect()
+    }
+
+    /// A slab's bytes: those read ahead, or read now, into the buffer.
+    fn slab<'b>(&'b self, slab: u64, buffer: &'b mut AlignedBuf) -> Result<&'b [u8]> {
+        if let Some(bytes) = self.ahead.get((slab - self.first_slab()) as usize) {
+            return Ok(bytes);
+        }
+        self.read_slab(slab, buffer)?;
+        Ok(buffer)
     }
 
     pub(crate) fn read_slab(&self, slab: u64, buffer: &mut AlignedBuf) -> Result<()> {
@@ -148,9 +175,9 @@ impl Walker<'_> {
         let first_lsn = chain.next_lsn;
         let mut end = geometry.head_bytes;
         let mut buffer = self.slab_buffer();
-        let (mut rolled, mut unvouched) = (false, false);
-        for slab in self.first_slab()..self.first_slab() + slabs {
-            self.read_slab(slab, &mut buffer)?;
+        let (mut rolled, mut unvouched, mut blank) = (false, false, false);
+        for slab in self.slabs() {
+            let buffer = self.slab(slab, &mut buffer)?;
             let base = geometry.slab_start(slab);
             let limit = geometry.block_limit(slab);
             let mut offset = geometry.first_block_offset(slab);
@@ -176,9 +203,10 @@ impl Walker<'_> {
             if !is_zero(&buffer[offset.min(limit)..limit]) {
                 break;
             }
-            if slab + 1 == self.first_slab() + slabs {
+            if slab + 1 == self.slabs().end {
                 let page = geometry.slab_offset(geometry.rolled_block(self.number));
                 let page_end = page + PAGE_BYTES as usize;
+                blank = is_zero(&buffer[page..page_end]);
                 let last = self.good_block(&buffer[..page_end], base, page, &chain);
                 if let Some(header) = last.filter(BlockHeader::is_rolled) {
                     index.set_rolled(header.crc);
@@ -189,7 +217,8 @@ impl Walker<'_> {
             // Zeros up to the end of the slab: the next one decides. If its first block does not
             // continue the chain, no later one does, and `end` stays where it is.
         }
-        Ok(Walked { index, chain, records: chain.next_lsn - first_lsn, end, rolled, unvouched })
+        let records = chain.next_lsn - first_lsn;
+        Ok(Walked { index, chain, records, end, rolled, unvouched, blank })
     }
 
     fn good_block(
@@ -212,8 +241,8 @@ impl Walker<'_> {
         let mut buffer = self.slab_buffer();
         let mut nonzero: Option<(u64, u64)> = None;
         let from = self.start() + end;
-        for slab in geometry.slab_of(from)..self.first_slab() + geometry.slabs_per_segment() {
-            self.read_slab(slab, &mut buffer)?;
+        for slab in geometry.slab_of(from)..self.slabs().end {
+            let buffer = self.slab(slab, &mut buffer)?;
             let base = geometry.slab_start(slab);
             let first = geometry.first_block_offset(slab) as u64;
             let reserved = geometry.rolled_block(self.number) + PAGE_BYTES;
@@ -256,10 +285,10 @@ impl Walker<'_> {
         let mut position = self.start() + end;
         loop {
             let slab = geometry.slab_of(position);
-            if slab >= self.first_slab() + geometry.slabs_per_segment() {
+            if slab >= self.slabs().end {
                 return Ok(true);
             }
-            self.read_slab(slab, &mut buffer)?;
+            let buffer = self.slab(slab, &mut buffer)?;
             let offset = geometry.slab_offset(position);
             let rolled = position == geometry.rolled_block(self.number);
             let limit =

@@ -368,5 +368,5 @@ pub(super) fn walker<'a>(
     file: &'a dyn DiskFile,
 ) -> Walker<'a> {
     let (number, salt, path) = (found.number, found.salt, &*found.path);
-    Walker { geometry, number, salt, path, file }
+    Walker { geometry, number, salt, path, file, ahead: &[] }
 }

@@ -188,7 +188,7 @@ fn with_walker<T>(
     };
     let mode = OpenMode { write: false, create: false, direct: false };
     let file = Disk::open(disk, path, mode).map_err(|e| Error::io("cannot open", path, e))?;
-    let walker = Walker { geometry: &geometry, number, salt, path, file: &*file };
+    let walker = Walker { geometry: &geometry, number, salt, path, file: &*file, ahead: &[] };
     call(&walker, Chain { crc, ..Chain::start(next_lsn) })
 }
 
