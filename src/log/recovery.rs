@@ -309,9 +309,9 @@ impl<'a> Recoverer<'a> {
             }
             self.make_last_footer_durable(complete.last())?;
             let rest = match unwritten {
-                _ if walked.blank => Rest::default(),
-                Some((_, rest)) if walked.end == self.geometry.head_bytes => rest,
-                _ => walker.rest(walked.end)?,
+                Some((_, rest)) => rest,
+                None if walked.blank => Rest::default(),
+                None => walker.rest(walked.end)?,
             };
             let tail = Tail { found: found_next, file, walked, rest };
             self.judge(&tail)?;
