@@ -117,7 +117,7 @@ struct Seen {
     /// If it has neither a first block nor a footer: what lies behind its header all the same.
     unwritten: Option<(Arc<dyn DiskFile>, Rest)>,
     /// If it has blocks and no footer: its slabs, which will be walked.
-    ahead: Vec<AlignedBuf>,
+    ahead: Option<(Arc<dyn DiskFile>, Vec<AlignedBuf>)>,
 }
 
 /// The segment in which the log ends, and how.
@@ -254,7 +254,7 @@ impl<'a> Recoverer<'a> {
     /// meanwhile.
     fn look(&self, number: u64, ahead_bytes: &AtomicU64) -> Result<Seen> {
         let found = self.survey().look(number)?;
-        let (mut unwritten, mut ahead) = (None, Vec::new());
+        let (mut unwritten, mut ahead) = (None, None);
         let bytes = self.geometry.segment_bytes;
         // Relaxed: a sum of sizes, nothing else is told by it.
         let take = || {
@@ -266,7 +266,9 @@ impl<'a> Recoverer<'a> {
         } else if found.first_block.is_none() {
             unwritten = Some(self.read_behind_header(&found)?);
         } else if take() {
-            ahead = self.walker(&found, &*self.open_file(&found)?).read_ahead()?;
+            let file = self.open_file(&found)?;
+            let slabs = self.walker(&found, &*file).read_ahead()?;
+            ahead = Some((file, slabs));
         }
         Ok(Seen { found, unwritten, ahead })
     }
@@ -293,7 +295,11 @@ impl<'a> Recoverer<'a> {
                 complete.push(Complete::Sealed(Sealed::new(found_next.path, footer)));
                 continue;
             }
-            let file = self.open_file(&found_next)?;
+            // What is synced below is the very file that was read: an error of its writes is told.
+            let (file, ahead) = match ahead {
+                Some(read) => read,
+                None => (self.open_file(&found_next)?, Vec::new()),
+            };
             let keep = |slab, bytes: &[u8]| load(ring, slab, bytes);
             let walker = Walker { ahead: &ahead, ..self.walker(&found_next, &*file) };
             let walked = walker.walk(chain, |_, _| {}, keep)?;

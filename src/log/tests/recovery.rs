@@ -354,8 +354,7 @@ fn a_log_is_open_once() {
     assert_eq!(bed.try_open().err().unwrap().kind(), ErrorKind::Locked);
 }
 
-/// The newest segment was walked, what is behind its end looked at, and both read once more: for
-/// that, and for the ring.
+/// What is behind the end of the log was read a second time, and for the ring all of it a third.
 #[test]
 fn what_is_walked_is_read_once_and_is_in_the_ring() {
     let bed = Bed::new(4, 2, false);
