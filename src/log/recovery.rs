@@ -255,15 +255,16 @@ impl<'a> Recoverer<'a> {
     fn look(&self, number: u64, ahead_bytes: &AtomicU64) -> Result<Seen> {
         let found = self.survey().look(number)?;
         let (mut unwritten, mut ahead) = (None, None);
+        if found.footer.is_some() {
+            return Ok(Seen { found, unwritten, ahead });
+        }
         let bytes = self.geometry.segment_bytes;
         // Relaxed: a sum of sizes, nothing else is told by it.
         let take = || {
             let relaxed = Ordering::Relaxed;
             ahead_bytes.fetch_update(relaxed, relaxed, |left| left.checked_sub(bytes)).is_ok()
         };
-        if found.footer.is_some() {
-            // It says what there is.
-        } else if found.first_block.is_none() {
+        if found.first_block.is_none() {
             unwritten = Some(self.read_behind_header(&found)?);
         } else if take() {
             let file = self.open_file(&found)?;
