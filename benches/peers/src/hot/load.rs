@@ -61,6 +61,11 @@ impl Load {
         self.extents[first..first + count].iter().map(|extent| &self.bytes[extent.clone()])
     }
 
+    /// The largest of all payloads.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.extents.iter().map(ExactSizeIterator::len).max().unwrap_or(0)
+    }
+
     /// What a record takes on average, if one of `payload` bytes takes `bytes(payload)`.
     pub fn mean_bytes(&self, bytes: impl Fn(usize) -> usize) -> f64 {
         let extents = &self.extents[..self.cycle()];

@@ -4,6 +4,7 @@
 //! it best. What is compared is therefore the way of a record: ours through a log with headers,
 //! LSNs and a place for late readers, theirs through a ring or a channel and nothing else.
 
+mod bare;
 mod channels;
 mod latency;
 mod lease;
@@ -27,6 +28,12 @@ pub const BENCHES: &[&Bench] = &[
     &throughput::RETENTION_64,
     &throughput::RETENTION_1024,
     &throughput::SINGLE,
+    &throughput::BARE_64,
+    &throughput::BARE_1024,
+    &throughput::BARE_THREE,
+    &throughput::BARE_MIXED,
+    &throughput::BARE_RETENTION,
+    &throughput::BARE_SINGLE,
     &throughput::THREE_TOKIO,
     &throughput::THREE_CROSSBEAM,
     &slow::COST,

@@ -1,5 +1,6 @@
 //! Records a second: from the first one published to the last one read.
 
+use super::bare::BARE;
 use super::channels::{CROSSBEAM, TOKIO};
 use super::load::{BATCH_MAX, Load, Sizes};
 use super::ours::{OURS, OURS_POLLED};
@@ -110,6 +111,46 @@ pub const THREE_CROSSBEAM: Bench = Bench {
         let (bar, over, under) = (Bar::AtLeast(10.0), CROSSBEAM, OURS_POLLED);
         Row { name: THREE_CROSSBEAM.name, bar, readers: 3, over, under, ..USUAL }.run(context)
     },
+};
+
+/// The rows above with the bytes of ours and nothing else: what their bars leave for the rest.
+pub const BARE_64: Bench = Bench {
+    name: "hot_bare_1to1_64B_batch16",
+    run: |context| Row { name: BARE_64.name, over: BARE, ..USUAL }.run(context),
+};
+
+pub const BARE_1024: Bench = Bench {
+    name: "hot_bare_1to1_1KiB_batch16",
+    run: |context| {
+        let (sizes, under) = (Sizes::Fixed(1024), disruptor::<Fixed<1024>>());
+        Row { name: BARE_1024.name, sizes, over: BARE, under, ..USUAL }.run(context)
+    },
+};
+
+pub const BARE_THREE: Bench = Bench {
+    name: "hot_bare_1to3_256B_batch16",
+    run: |context| {
+        let (sizes, under) = (Sizes::Fixed(256), disruptor_polled::<Fixed<256>>());
+        Row { name: BARE_THREE.name, sizes, readers: 3, over: BARE, under, ..USUAL }.run(context)
+    },
+};
+
+pub const BARE_MIXED: Bench = Bench {
+    name: "hot_bare_mixed_16_1024B",
+    run: |context| {
+        let (sizes, under) = (Sizes::Mixed(16, 1024), disruptor::<UpTo<1024>>());
+        Row { name: BARE_MIXED.name, sizes, over: BARE, under, ..USUAL }.run(context)
+    },
+};
+
+pub const BARE_RETENTION: Bench = Bench {
+    name: "hot_bare_retention_64MiB_64B",
+    run: |context| Row { name: BARE_RETENTION.name, over: BARE, ..RETAINING }.run(context),
+};
+
+pub const BARE_SINGLE: Bench = Bench {
+    name: "hot_bare_1to1_64B_single",
+    run: |context| Row { name: BARE_SINGLE.name, batch: 1, over: BARE, ..USUAL }.run(context),
 };
 
 impl Row {
