@@ -14,7 +14,8 @@ use anyhow::{Context as _, ensure};
 use eventplane::{Ack, Batch, Bus, Lsn, Retention, Signal, Start, Tier};
 
 use super::PATIENCE;
-use crate::disk;
+use super::cold::read_four;
+use crate::disk::{self, Pieces};
 use crate::load::{LARGE, Log, fill};
 use crate::report::{Bar, divide};
 use crate::{Bench, Context};
@@ -40,10 +41,11 @@ fn run(context: &Context) -> anyhow::Result<()> {
         builder
     };
     let begun = Instant::now();
-    Log::write(dir.clone(), behind, LARGE, builder.clone())?;
+    let log = Log::write(dir.clone(), behind, LARGE, builder.clone())?;
     let tenth = behind as f64 / begun.elapsed().as_secs_f64() / 10.0;
     let bus = builder.open(&dir)?;
-    let (mut times, mut ideals, mut speeds) = (vec![], vec![], vec![]);
+    let (mut times, mut ideals) = (vec![], vec![]);
+    let (mut speeds, mut slower, mut bare) = (vec![], vec![], vec![]);
     for round in 0..context.rounds {
         let alone = chase(&bus, &format!("alone-{round}"), behind)?;
         let name = format!("chasing-{round}");
@@ -51,15 +53,34 @@ fn run(context: &Context) -> anyhow::Result<()> {
         times.push(chased.seconds);
         ideals.push(chased.bytes as f64 / alone.speed());
         speeds.push(alone.speed() / 1e9);
+        slower.push(alone.speed() / chased.speed());
+        bare.push(slowdown(&bus, tenth, &log)?);
     }
     bus.close()?;
     fs::remove_dir_all(&dir)?;
     let report = &context.report;
     report.figure(BENCH.name, "the writer, GB/s", &[tenth / 1e9]);
     report.figure(BENCH.name, "replay alone, GB/s", &speeds);
+    report.figure(BENCH.name, "replay's speed, alone / beside the writer", &slower);
+    report.figure(BENCH.name, "a bare reader's, past the cache", &bare);
     report.sample(BENCH.name, "s", ("until hot", &times), ("ideal", &ideals));
     report.ratio(BENCH.name, &divide(&times, &ideals), Bar::AtMost(1.3));
     Ok(())
+}
+
+/// How much longer a bare reader takes beside the writer: what is the disk's doing.
+fn slowdown(bus: &Bus, writer_rate: f64, log: &Log) -> anyhow::Result<f64> {
+    // From the middle, where nothing is written, and nothing removed before long.
+    let segments = log.segments()?;
+    let middle = &segments[segments.len() * 3 / 8..segments.len() * 5 / 8];
+    let mut pieces = Pieces::new()?;
+    let mut read = || -> anyhow::Result<f64> {
+        let begun = Instant::now();
+        read_four(middle, &mut pieces)?;
+        Ok(begun.elapsed().as_secs_f64())
+    };
+    let alone = read()?;
+    Ok(beside_writer(bus, writer_rate, read)? / alone)
 }
 
 /// What a consumer did until it was hot.
