@@ -332,6 +332,35 @@ fn an_unfinished_creation_is_begun_again() {
     }
 }
 
+/// Who runs tests may be allowed everything, so the system's answers are made up.
+#[test]
+fn a_directory_above_a_new_log_may_be_forbidden_and_not_fail() {
+    for (errno, opens) in [(libc::EACCES, true), (libc::EIO, false)] {
+        let bed = Bed::new(2, 2, false);
+        // The first directory is the log's own.
+        bed.faults.inject(Fault::errno(Op::SyncDir, errno).nth(2));
+        match bed.try_open() {
+            Ok(_) => assert!(opens),
+            Err(error) => {
+                assert!(!opens && error.to_string().contains("cannot sync a directory"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_newest_footer_is_durable_before_anything_follows() {
+    let bed = Bed::new(2, 2, false);
+    let mut model = killed_log(&bed, 2);
+    let sealed = bed.segment(1);
+    let name = sealed.file_name().unwrap().to_str().unwrap();
+    bed.faults.inject(Fault::errno(Op::Sync, libc::EIO).on(name));
+    let error = bed.try_open().err().expect("it asks the disk");
+    assert!(error.to_string().contains("cannot make a footer durable"), "{error}");
+    bed.faults.clear();
+    goes_on(&bed, &mut model);
+}
+
 #[test]
 fn a_log_that_outlives_its_writers_lock_opens_again_at_once() {
     for threads in [false, true] {
