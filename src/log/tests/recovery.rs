@@ -332,6 +332,21 @@ fn an_unfinished_creation_is_begun_again() {
     }
 }
 
+#[test]
+fn a_damaged_rolling_block_behind_a_lost_block_is_no_tear() {
+    let bed = Bed::new(2, 2, false);
+    killed_log(&bed, 1);
+    // As if the crash had come before the footer of segment 0 and the first block of segment 1.
+    let len = bed.options.segment_bytes as usize;
+    let region = footer_bytes(bed.options.segment_bytes) as usize;
+    bed.patch(0, len - region, &vec![0; region]);
+    bed.patch(1, PAGE, &vec![0; len - PAGE]);
+    let (start, end) = last_block(&bed, 0);
+    bed.patch(0, start, &vec![0; end - start]);
+    bed.flip(0, bed.geometry().rolled_block(0) as usize + 20);
+    assert_eq!(bed.try_open().err().map(|e| e.kind()), Some(ErrorKind::Corrupt));
+}
+
 /// Who runs tests may be allowed everything, so the system's answers are made up.
 #[test]
 fn a_directory_above_a_new_log_may_be_forbidden_and_not_fail() {
