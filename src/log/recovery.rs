@@ -116,7 +116,7 @@ struct Seen {
     found: Found,
     /// If it has neither a first block nor a footer: what lies behind its header all the same.
     unwritten: Option<(Arc<dyn DiskFile>, Rest)>,
-    /// If it has blocks and no footer: its slabs, which will be walked.
+    /// If it has blocks and no footer: the file and its slabs, which will be walked.
     ahead: Option<(Arc<dyn DiskFile>, Vec<AlignedBuf>)>,
 }
 

@@ -47,7 +47,9 @@ impl Ring {
 
     /// The block that starts there, with room for the largest one.
     fn block(&self, start: u64) -> *mut u8 {
-        self.words[start as usize / 8 % self.words.len()].get().cast()
+        let word = start as usize / 8 % self.words.len();
+        // From the whole of the ring: a pointer to one word may not be used for the next ones.
+        UnsafeCell::raw_get(self.words.as_ptr().wrapping_add(word)).cast()
     }
 }
 
