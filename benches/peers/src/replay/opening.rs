@@ -1,8 +1,10 @@
 //! Opening a log of 10 GiB: after it was closed, and after its writer was killed.
 
 use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -18,6 +20,7 @@ pub const CLOSED: Bench = Bench { name: "open_10GiB", run: closed };
 pub const CRASHED: Bench = Bench { name: "open_10GiB_crashed", run: crashed };
 
 const GIB: u64 = 1 << 30;
+const BARE: &str = "bare reads of the same pages";
 /// With room for what else there may be.
 const NEEDS_BYTES: u64 = 15 * GIB;
 /// The kernel goes on with the writes of a killed process for some 40 ms.
@@ -49,23 +52,29 @@ fn open(log: &Log) -> anyhow::Result<(f64, u64)> {
 
 fn closed(context: &Context) -> anyhow::Result<()> {
     let Some(log) = prepare(context, &CLOSED)? else { return Ok(()) };
-    let mut times = Vec::new();
+    let (mut times, mut bare) = (vec![], vec![]);
     for _ in 0..context.rounds {
         let (millis, records) = open(&log)?;
         ensure!(records == log.written.records, "{records} of {}", log.written.records);
         times.push(millis);
+        log.drop_cache()?;
+        bare.push(bare_reads(&log.segments()?, 1)?);
     }
     fs::remove_dir_all(&log.dir)?;
-    context.report.figure(CLOSED.name, "ms", &times);
-    context.report.ratio(CLOSED.name, &times, Bar::AtMost(50.0));
+    let report = &context.report;
+    report.sample(CLOSED.name, "ms", ("open", &times), (BARE, &bare));
+    report.ratio(CLOSED.name, &times, Bar::AtMost(50.0));
     Ok(())
 }
 
 fn crashed(context: &Context) -> anyhow::Result<()> {
     let Some(log) = prepare(context, &CRASHED)? else { return Ok(()) };
-    let (mut times, mut walks, mut rests) = (vec![], vec![], vec![]);
+    let (mut times, mut walks, mut rests, mut bare) = (vec![], vec![], vec![], vec![]);
     for _ in 0..context.rounds {
         let acknowledged = write_and_be_killed(&log.dir)?;
+        log.drop_cache()?;
+        // Beside the one being written there are two that were prepared.
+        bare.push(bare_reads(&log.segments()?, 3)?);
         let (millis, records) = open(&log)?;
         ensure!(records >= acknowledged, "{records} records, {acknowledged} acknowledged");
         let walk = walk_of_a_segment(&log.segments()?)?;
@@ -77,22 +86,52 @@ fn crashed(context: &Context) -> anyhow::Result<()> {
     fs::remove_dir_all(&log.dir)?;
     let report = &context.report;
     report.sample(CRASHED.name, "ms", ("open", &times), ("a walk of one segment", &walks));
+    report.figure(CRASHED.name, &format!("{BARE}, ms"), &bare);
     report.ratio(CRASHED.name, &rests, Bar::AtMost(50.0));
     Ok(())
 }
 
 /// What a walk of one segment takes at least: its bytes past the cache, a checksum of them.
 fn walk_of_a_segment(segments: &[PathBuf]) -> anyhow::Result<f64> {
-    use std::os::unix::fs::FileExt;
-    let file = disk::open_direct(segments.first().context("a segment")?, false)?;
-    let mut buffer = disk::page_buffer(1 << 20)?;
     let begun = Instant::now();
+    std::hint::black_box(read_whole(segments.first().context("a segment")?)?);
+    Ok(begun.elapsed().as_secs_f64() * 1e3)
+}
+
+fn read_whole(path: &Path) -> anyhow::Result<u64> {
+    let file = disk::open_direct(path, false)?;
+    let mut buffer = disk::page_buffer(1 << 20)?;
     let mut digest = 0;
     for offset in (0..file.metadata()?.len()).step_by(buffer.len()) {
         file.read_exact_at(&mut buffer, offset)?;
         digest ^= u64::from(crc32c::crc32c(&buffer)) ^ sum(&buffer);
     }
-    std::hint::black_box(digest);
+    Ok(digest)
+}
+
+/// What the disk, and a checksum, take for what opening reads: both ends of every segment, many at
+/// once, and beside that the newest `whole` ones from end to end. In milliseconds.
+fn bare_reads(segments: &[PathBuf], whole: usize) -> anyhow::Result<f64> {
+    const AT_ONCE: usize = 32;
+    const HEAD_BYTES: usize = 8 << 10;
+    const FOOTER_BYTES: u64 = 12 << 10;
+    let next = AtomicUsize::new(0);
+    let ends = || -> anyhow::Result<()> {
+        let mut buffer = disk::page_buffer(FOOTER_BYTES as usize)?;
+        while let Some(path) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let file = disk::open_direct(path, false)?;
+            file.read_exact_at(&mut buffer[..HEAD_BYTES], 0)?;
+            file.read_exact_at(&mut buffer, file.metadata()?.len() - FOOTER_BYTES)?;
+        }
+        Ok(())
+    };
+    let newest = segments.iter().rev().take(whole);
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let mut readers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(ends)).collect();
+        readers.extend(newest.map(|path| scope.spawn(|| read_whole(path).map(drop))));
+        readers.into_iter().try_for_each(|reader| reader.join().expect("it does not panic"))
+    })?;
     Ok(begun.elapsed().as_secs_f64() * 1e3)
 }
 

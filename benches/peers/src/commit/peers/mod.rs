@@ -67,7 +67,7 @@ impl Peer for Eventplane {
 }
 
 fn beside<P: Peer>(context: &Context, name: &str, label: &str) -> anyhow::Result<()> {
-    let groups = context.scaled(3_000, 100);
+    let groups = context.scaled(10_000, 100);
     let dir = tempfile::tempdir_in(&context.dir)?;
     let ours = Side::new("eventplane", || rate::<Eventplane>(&dir.path().join("ours"), groups));
     let theirs = Side::new(label, || rate::<P>(&dir.path().join("peer"), groups));
