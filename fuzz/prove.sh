@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets for a minute each (the long version: as much longer as more is required),
+# Runs the fuzz targets for 45 seconds each (the long version: as much longer as more is required),
 # then with planted bugs, each of which must be found. Prints what was executed.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -10,7 +10,7 @@ trap 'jobs -p | xargs -r kill 2>/dev/null' EXIT
 # A single execution that takes this long hangs; one that needs this much memory is caught earlier
 # by the harness, unless it is mapped.
 limits=(-timeout=5 -rss_limit_mb=512 -print_final_stats=1)
-seconds=$((60 * ${PROOF_FUZZ_DIRECTORY:-1000} / 1000))
+seconds=$((45 * ${PROOF_FUZZ_DIRECTORY:-1000} / 1000))
 
 # run NAME TARGET ARGUMENTS..: the output goes to a file, findings beside it.
 run() {
