@@ -77,6 +77,8 @@ impl Spread {
 #[derive(Default)]
 pub struct Report {
     missed: RefCell<Vec<String>>,
+    /// Rows some of whose pairs are on the other side of the bar: another run may say otherwise.
+    close: RefCell<Vec<String>>,
     rows: RefCell<usize>,
 }
 
@@ -120,6 +122,9 @@ impl Report {
         if !met {
             self.missed.borrow_mut().push(name.into());
         }
+        if bar.is_met(min) != bar.is_met(max) {
+            self.close.borrow_mut().push(name.into());
+        }
     }
 
     /// A row that this machine cannot measure, and why.
@@ -130,6 +135,7 @@ impl Report {
     pub fn finish(&self) {
         let missed = self.missed.borrow();
         println!("\n{} rows, {} missed: {}", self.rows.borrow(), missed.len(), missed.join(" "));
+        println!("pairs on both sides of the bar: {}", self.close.borrow().join(" "));
     }
 }
 
