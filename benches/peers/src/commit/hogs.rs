@@ -1,11 +1,13 @@
-//! One producer while two other threads want the processors for themselves.
+//! One producer while two other threads want the processors for themselves, and beside it what
+//! becomes of one that writes a page by itself.
 
+use std::cell::RefCell;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::{commit_micros, open, percentile};
-use crate::report::{Bar, Side};
+use super::{Bare, commit_micros, open, percentile};
+use crate::report::{Bar, Side, alternate, divide};
 use crate::{Bench, Context};
 
 pub const BENCH: Bench = Bench { name: "hogs_p99", run };
@@ -13,15 +15,28 @@ pub const BENCH: Bench = Bench { name: "hogs_p99", run };
 const HOGS: usize = 2;
 
 fn run(context: &Context) -> anyhow::Result<()> {
-    let commits = context.scaled(4_000, 200);
+    let commits = context.scaled(12_000, 200);
     let dir = tempfile::tempdir_in(&context.dir)?;
-    let bus = open(dir.path())?;
+    let bus = open(&dir.path().join("log"))?;
     let writer = bus.writer();
-    let p99 = || Ok(percentile(&mut commit_micros(&bus, &writer, commits)?, 0.99));
-    let ours = Side::new("with two hogs", || beside_hogs(p99));
-    let theirs = Side::new("alone", p99);
-    let row = (BENCH.name, "us p99", Bar::AtMost(3.0));
-    context.report.pair(context.rounds, row, ours, theirs)
+    let bare = RefCell::new(Bare::new(&dir.path().join("bare"))?);
+    let ours = || Ok(percentile(&mut commit_micros(&bus, &writer, commits)?, 0.99));
+    let theirs = || Ok(percentile(&mut bare.borrow_mut().write_micros(commits)?, 0.99));
+    let mut sides = [
+        Side::new("with two hogs", || beside_hogs(ours)),
+        Side::new("alone", ours),
+        Side::new("bare durable writes of a page, with two hogs", || beside_hogs(theirs)),
+        Side::new("bare durable writes of a page, alone", theirs),
+    ];
+    let labels: Vec<String> = sides.iter().map(|side| side.label.clone()).collect();
+    let figures = alternate(context.rounds, &mut sides)?;
+    let (report, name) = (&context.report, BENCH.name);
+    for (label, figures) in labels.iter().zip(&figures) {
+        report.figure(name, &format!("{label}, us p99"), figures);
+    }
+    report.figure(name, "ratio of the bare writes", &divide(&figures[2], &figures[3]));
+    report.ratio(name, &divide(&figures[0], &figures[1]), Bar::AtMost(3.0));
+    Ok(())
 }
 
 fn beside_hogs(run: impl Fn() -> anyhow::Result<f64>) -> anyhow::Result<f64> {

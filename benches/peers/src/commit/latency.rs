@@ -1,9 +1,12 @@
 //! One record, one commit, one at a time.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::ensure;
 use eventplane::{Bus, Writer};
+use memmap2::MmapMut;
 
 use super::open;
 use crate::disk;
@@ -22,24 +25,41 @@ fn run(context: &Context) -> anyhow::Result<()> {
     let dir = tempfile::tempdir_in(&context.dir)?;
     let bus = open(&dir.path().join("log"))?;
     let writer = bus.writer();
-    let file = disk::zeroed(&dir.path().join("bare"), BARE_BYTES)?;
-    let page = disk::page_buffer(PAGE as usize)?;
-    let mut offset = 0;
+    let mut bare = Bare::new(&dir.path().join("bare"))?;
     let ours = Side::new("eventplane, a record of 100 B", || {
         Ok(percentile(&mut commit_micros(&bus, &writer, commits)?, 0.5))
     });
     let theirs = Side::new("pwritev2(RWF_DSYNC) of 4 KiB", || {
-        let mut micros = Vec::with_capacity(commits as usize);
-        for _ in 0..commits {
-            let begun = Instant::now();
-            disk::write_durable(&file, &page, offset)?;
-            micros.push(begun.elapsed().as_secs_f64() * 1e6);
-            offset = (offset + PAGE) % BARE_BYTES;
-        }
-        Ok(percentile(&mut micros, 0.5))
+        Ok(percentile(&mut bare.write_micros(commits)?, 0.5))
     });
     let row = (BENCH.name, "us p50", Bar::AtMost(1.2));
     context.report.pair(context.rounds, row, ours, theirs)
+}
+
+/// A file of zeros that is overwritten page by page, each page durable before the next.
+pub struct Bare {
+    file: File,
+    page: MmapMut,
+    offset: u64,
+}
+
+impl Bare {
+    pub fn new(path: &Path) -> anyhow::Result<Bare> {
+        let file = disk::zeroed(path, BARE_BYTES)?;
+        Ok(Bare { file, page: disk::page_buffer(PAGE as usize)?, offset: 0 })
+    }
+
+    /// Writes so many pages; returns how long each took, in microseconds.
+    pub fn write_micros(&mut self, pages: u64) -> anyhow::Result<Vec<f64>> {
+        let mut micros = Vec::with_capacity(pages as usize);
+        for _ in 0..pages {
+            let begun = Instant::now();
+            disk::write_durable(&self.file, &self.page, self.offset)?;
+            micros.push(begun.elapsed().as_secs_f64() * 1e6);
+            self.offset = (self.offset + PAGE) % BARE_BYTES;
+        }
+        Ok(micros)
+    }
 }
 
 /// Commits so many records of 100 B, one at a time; returns how long each took, in microseconds.

@@ -15,7 +15,7 @@ use std::{fs, thread};
 use anyhow::ensure;
 use eventplane::{Bus, Durability};
 
-pub use latency::{commit_micros, percentile};
+pub use latency::{Bare, commit_micros, percentile};
 
 use crate::Bench;
 

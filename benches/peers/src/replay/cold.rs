@@ -27,7 +27,10 @@ fn run(context: &Context) -> anyhow::Result<()> {
     let gigabytes = log.payload_bytes() as f64 / 1e9;
     let ours = Side::new("eventplane, cold, records of 1 KiB", || {
         log.drop_cache()?;
-        Ok(gigabytes / replay(&bus, &log)?)
+        // Two tries, as the other side has.
+        let first = replay(&bus, &log)?;
+        log.drop_cache()?;
+        Ok(gigabytes / first.min(replay(&bus, &log)?))
     });
     let mut one = disk::page_buffer(1 << 20)?;
     let mut four = Pieces::new()?;
