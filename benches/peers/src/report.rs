@@ -91,11 +91,23 @@ impl Report {
         ours: Side<'_>,
         theirs: Side<'_>,
     ) -> anyhow::Result<()> {
-        let labels = [ours.label.clone(), theirs.label.clone()];
-        let figures = alternate(rounds, &mut [ours, theirs])?;
-        self.sample(name, unit, (&labels[0], &figures[0]), (&labels[1], &figures[1]));
+        let figures = self.sides(rounds, (name, unit), &mut [ours, theirs])?;
         self.ratio(name, &divide(&figures[0], &figures[1]), bar);
         Ok(())
+    }
+
+    /// Runs sides in turn and prints their figures.
+    pub fn sides(
+        &self,
+        rounds: usize,
+        (name, unit): (&str, &str),
+        sides: &mut [Side<'_>],
+    ) -> anyhow::Result<Vec<Vec<f64>>> {
+        let figures = alternate(rounds, sides)?;
+        for (side, figures) in sides.iter().zip(&figures) {
+            self.figure(name, &format!("{}, {unit}", side.label), figures);
+        }
+        Ok(figures)
     }
 
     /// Prints the figures behind a ratio.

@@ -15,7 +15,7 @@ use nodedb_wal::{DwbMode, SegmentedWal, SegmentedWalConfig};
 
 use super::open;
 use crate::load::{SMALL, fill};
-use crate::report::{Bar, Side, alternate, divide};
+use crate::report::{Bar, Side, divide};
 use crate::{Bench, Context};
 
 pub const BENCH: Bench = Bench { name: "commit_group_1024", run };
@@ -33,12 +33,8 @@ fn run(context: &Context) -> anyhow::Result<()> {
         Side::new("nodedb-wal 0.4.0, buffered", || theirs(&peer, groups, None)),
         Side::new("the same without its second file", || theirs(&peer, groups, Some(DwbMode::Off))),
     ];
-    let labels: Vec<String> = sides.iter().map(|side| side.label.clone()).collect();
-    let figures = alternate(context.rounds, &mut sides)?;
     let (report, name) = (&context.report, BENCH.name);
-    for (label, figures) in labels.iter().zip(&figures) {
-        report.figure(name, &format!("{label}, records/s"), figures);
-    }
+    let figures = report.sides(context.rounds, (name, "records/s"), &mut sides)?;
     report.figure(name, "ratio to the latter", &divide(&figures[0], &figures[2]));
     report.ratio(name, &divide(&figures[0], &figures[1]), Bar::AtLeast(10.0));
     Ok(())

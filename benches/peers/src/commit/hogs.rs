@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::{Bare, commit_micros, open, percentile};
-use crate::report::{Bar, Side, alternate, divide};
+use crate::report::{Bar, Side, divide};
 use crate::{Bench, Context};
 
 pub const BENCH: Bench = Bench { name: "hogs_p99", run };
@@ -28,12 +28,8 @@ fn run(context: &Context) -> anyhow::Result<()> {
         Side::new("bare durable writes of a page, with two hogs", || beside_hogs(theirs)),
         Side::new("bare durable writes of a page, alone", theirs),
     ];
-    let labels: Vec<String> = sides.iter().map(|side| side.label.clone()).collect();
-    let figures = alternate(context.rounds, &mut sides)?;
     let (report, name) = (&context.report, BENCH.name);
-    for (label, figures) in labels.iter().zip(&figures) {
-        report.figure(name, &format!("{label}, us p99"), figures);
-    }
+    let figures = report.sides(context.rounds, (name, "us p99"), &mut sides)?;
     report.figure(name, "ratio of the bare writes", &divide(&figures[2], &figures[3]));
     report.ratio(name, &divide(&figures[0], &figures[1]), Bar::AtMost(3.0));
     Ok(())
