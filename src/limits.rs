@@ -103,6 +103,8 @@ pub(crate) const COLD_REPLAYS_MAX: usize = 2;
 pub(crate) const COLD_BYTES_PER_SECOND: u64 = 256 * MIB;
 pub(crate) const COLD_BUFFERS: usize = 4;
 pub(crate) const COLD_BUFFER_BYTES: usize = MIB as usize;
+/// So many replays have a second buffer, whatever their callbacks do.
+pub(crate) const COLD_AHEAD_MAX: usize = 2;
 /// A consumer without a permit, or whose budget is spent, asks again after this long.
 pub(crate) const COLD_RETRY: Duration = Duration::from_millis(2);
 pub(crate) const TRANSITIONS_KEPT: usize = 1024;

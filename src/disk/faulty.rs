@@ -191,6 +191,8 @@ struct Shared {
 struct Plan {
     faults: Vec<Fault>,
     gates: HashMap<Op, Gate>,
+    /// As the disk says; 0 is 1, for faults are counted in the order of calls.
+    calls_at_once: usize,
 }
 
 /// Where the calls of one operation pass.
@@ -235,6 +237,13 @@ impl Faults {
     pub fn hold(&self, op: Op) -> Hold {
         self.shared.plan.lock().gates.entry(op).or_default().holds += 1;
         Hold { faults: self.clone(), op }
+    }
+
+    /// Says that the disk has so many calls under way at once, which is 1 at first: faults that are
+    /// counted need an order of calls.
+    #[cfg(test)]
+    pub(crate) fn set_calls_at_once(&self, calls: usize) {
+        self.shared.plan.lock().calls_at_once = calls;
     }
 
     /// One attempt of an operation: counts it, waits while it is held, then fails it, or says to
@@ -369,6 +378,10 @@ impl Disk for FaultyDisk {
 
     fn random_u64(&self) -> io::Result<u64> {
         self.disk.random_u64()
+    }
+
+    fn calls_at_once(&self) -> usize {
+        self.faults.shared.plan.lock().calls_at_once.max(1)
     }
 
     fn mode(&self) -> DiskMode {

@@ -1,10 +1,12 @@
-//! Cold (and catch-up without mappings): the bytes are held by one buffer, filled by reads.
+//! Cold (and catch-up without mappings): the bytes are held by one buffer, filled by reads. In the
+//! cold tier the next slab is read into a second one while nobody else needs the disk.
 
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::cold::Buffer;
+use super::ahead::Ahead;
+use super::cold::{Buffer, Slot};
 use super::{Cold, Fetch, Replaying, Window};
 use crate::disk::DiskFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +25,10 @@ pub(crate) struct Buffered {
     replaying: Replaying,
     /// Reads are paced and need a permit.
     paced: bool,
+    /// The disk has several calls under way at once.
+    overlaps: bool,
+    /// The next slab.
+    ahead: Option<Ahead>,
     /// Offset in the segment of the buffer's first byte, and how many bytes it holds.
     from: u64,
     len: usize,
@@ -40,7 +46,7 @@ impl Buffered {
         geometry: Geometry,
         footer: Arc<Footer>,
         (cold, replaying): (&Arc<Cold>, Replaying),
-        paced: bool,
+        (paced, overlaps): (bool, bool),
     ) -> Buffered {
         let buffer = cold.buffer();
         let cold = Arc::clone(cold);
@@ -53,12 +59,19 @@ impl Buffered {
             cold,
             replaying,
             paced,
+            overlaps,
+            ahead: None,
             from: 0,
             len: 0,
             step: limits::FIRST_READ_BYTES as usize,
             at: 0,
             verified: 0,
         }
+    }
+
+    /// Reads whole buffers from the first on.
+    pub(crate) fn go_on(&mut self) {
+        self.step = self.buffer.bytes().len();
     }
 
     pub(crate) fn covers(&self, position: u64) -> bool {
@@ -81,6 +94,14 @@ impl Buffered {
         if self.holds(offset) && !more {
             return Ok(Fetch::Ready);
         }
+        match self.ahead.take() {
+            Some(ahead) if ahead.from == offset => self.take_over(ahead).map(|()| Fetch::Ready),
+            _ => self.read_on(offset, end),
+        }
+    }
+
+    /// Reads from `offset` on, or up to the slab's `end` what is missing of the block there.
+    fn read_on(&mut self, offset: u64, end: u64) -> Result<Fetch> {
         // What is there of the block moves to the front, so that nothing is read twice.
         let kept =
             if self.holds(offset) { (self.from + self.len as u64 - offset) as usize } else { 0 };
@@ -90,17 +111,9 @@ impl Buffered {
                 .at_path(&self.path)
                 .at_segment(self.footer.number, offset));
         }
-        let permit = if self.paced {
-            let Some(permit) = self.cold.permit() else {
-                let retry = nanos(limits::COLD_RETRY);
-                return Ok(Fetch::NotBefore(self.cold.clock().now() + retry));
-            };
-            if let Err(at) = self.cold.spend(want - kept) {
-                return Ok(Fetch::NotBefore(at));
-            }
-            Some(permit)
-        } else {
-            None
+        let permit = match self.admit(want - kept) {
+            Ok(permit) => permit,
+            Err(at) => return Ok(Fetch::NotBefore(at)),
         };
         if kept > 0 {
             let skipped = (offset - self.from) as usize;
@@ -110,23 +123,84 @@ impl Buffered {
         }
         (self.from, self.len) = (offset, kept);
         let read = low_priority(self.paced, || self.read(kept..want, offset + kept as u64));
-        drop(permit);
+        self.filled(read, kept..want)?;
+        self.step = (2 * self.step).min(self.buffer.bytes().len());
+        if offset + want as u64 == end {
+            self.ahead = permit.and_then(|permit| {
+                let second = self.cold.second()?;
+                self.read_ahead((permit, second), || self.cold.buffer())
+            });
+        }
+        Ok(Fetch::Ready)
+    }
+
+    /// What a read of so many bytes needs, or when to ask again.
+    fn admit(&self, bytes: usize) -> std::result::Result<Option<Arc<Slot>>, u64> {
+        if !self.paced {
+            return Ok(None);
+        }
+        let retry = || self.cold.clock().now() + nanos(limits::COLD_RETRY);
+        let permit = self.cold.permit().ok_or_else(retry)?;
+        self.cold.spend(bytes)?;
+        Ok(Some(Arc::new(permit)))
+    }
+
+    /// Waits for a read that is under way. Meanwhile the one after it is, too, into the memory of
+    /// the slab that was delivered: a disk is faster with two.
+    fn take_over(&mut self, ahead: Ahead) -> Result<()> {
+        let delivered = self.buffer.take();
+        let Ahead { from, len, permit, second, reading, .. } = ahead;
+        (self.from, self.len, self.verified) = (from, 0, from);
+        let permit = permit.upgrade().or_else(|| self.cold.permit().map(Arc::new));
+        self.ahead = permit.and_then(|permit| self.read_ahead((permit, second), || delivered));
+        let (buffer, read) = reading.finish();
+        self.buffer = buffer;
+        self.filled(read, 0..len)
+    }
+
+    /// Begins to read the next slab: if no commits share the disk, the budget allows it, and there
+    /// is a permit left for another replay. This one's reads share theirs.
+    fn read_ahead(
+        &self,
+        (permit, second): (Arc<Slot>, Slot),
+        buffer: impl FnOnce() -> Buffer,
+    ) -> Option<Ahead> {
+        let is_alone = self.cold.has_permit() && !self.replaying.queue().is_shared();
+        if !(self.overlaps && is_alone) {
+            return None;
+        }
+        let here = self.geometry.segment_start(self.footer.number) + self.from;
+        let next = self.geometry.next_slab(here);
+        if !self.covers(next) {
+            return None;
+        }
+        let from = self.geometry.segment_offset(next);
+        let end = self.footer.slab_end(from, self.geometry.slab_bytes);
+        let buffer = buffer();
+        let len = (end.saturating_sub(from) as usize).min(buffer.bytes().len());
+        if len == 0 || self.cold.spend(len).is_err() {
+            return None;
+        }
+        Ahead::begin(&self.file, buffer, (from, len), (permit, second))
+    }
+
+    /// Takes note of what was read into that part of the buffer.
+    fn filled(&mut self, read: std::io::Result<usize>, part: Range<usize>) -> Result<()> {
         let read = read.map_err(|e| {
             Error::io("cannot read a sealed segment", &self.path, e)
-                .at_segment(self.footer.number, offset)
+                .at_segment(self.footer.number, self.from)
         })?;
-        if read < want - kept {
+        if read < part.len() {
             return Err(Error::new(ErrorKind::Corrupt, "a sealed segment was truncated")
                 .at_path(&self.path)
-                .at_segment(self.footer.number, offset + read as u64));
+                .at_segment(self.footer.number, self.from + (part.start + read) as u64));
         }
+        self.len = part.end;
         if !self.file.is_direct() {
-            let behind = offset - offset % PAGE_BYTES + want as u64;
+            let behind = self.from - self.from % PAGE_BYTES + self.len as u64;
             let _ = self.file.drop_cache(0, behind);
         }
-        self.len = want;
-        self.step = (2 * self.step).min(self.buffer.bytes().len());
-        Ok(Fetch::Ready)
+        Ok(())
     }
 
     /// Fills that part of the buffer from `offset` in the segment on: at once, or in pieces between
@@ -181,7 +255,7 @@ impl Buffered {
 }
 
 /// Runs `read` at the lowest best-effort I/O priority, so that replays give way to commits.
-fn low_priority<T>(low: bool, read: impl FnOnce() -> T) -> T {
+pub(super) fn low_priority<T>(low: bool, read: impl FnOnce() -> T) -> T {
     const WHO_PROCESS: libc::c_int = 1;
     const BEST_EFFORT_LOWEST: libc::c_int = (2 << 13) | 7;
     if !low {

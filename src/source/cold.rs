@@ -12,7 +12,10 @@ use crate::sync::Clock;
 /// Bounds on all cold replays together.
 pub(crate) struct Cold {
     clock: Clock,
-    permits: AtomicUsize,
+    /// Replays that may read: one has its permit while it waits for the disk, not in callbacks.
+    permits: Slots,
+    /// Replays that may have a second buffer.
+    seconds: Slots,
     bucket: Option<Mutex<Bucket>>,
     buffers: Mutex<Vec<AlignedBuf>>,
     buffer_bytes: usize,
@@ -25,13 +28,33 @@ struct Bucket {
     filled_at: u64,
 }
 
-/// The right to read, for as long as it lives.
-pub(crate) struct Permit(Arc<Cold>);
+/// So many at once.
+struct Slots(Arc<AtomicUsize>);
 
-impl Drop for Permit {
+/// One of them, for as long as it lives.
+pub(crate) struct Slot(Arc<AtomicUsize>);
+
+impl Slots {
+    fn new(free: usize) -> Slots {
+        Slots(Arc::new(AtomicUsize::new(free)))
+    }
+
+    fn has_one(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+
+    fn take(&self) -> Option<Slot> {
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(1))
+            .is_ok()
+            .then(|| Slot(Arc::clone(&self.0)))
+    }
+}
+
+impl Drop for Slot {
     fn drop(&mut self) {
         // Release: pairs with the Acquire of the next holder, for whoever reasons about order.
-        self.0.permits.fetch_add(1, Ordering::Release);
+        self.0.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -58,7 +81,8 @@ impl Cold {
         });
         Cold {
             clock,
-            permits: AtomicUsize::new(replays_max),
+            permits: Slots::new(replays_max),
+            seconds: Slots::new(limits::COLD_AHEAD_MAX),
             bucket,
             buffers: Mutex::default(),
             // A block is verified whole, so a buffer holds the largest.
@@ -67,14 +91,17 @@ impl Cold {
     }
 
     pub(crate) fn has_permit(&self) -> bool {
-        self.permits.load(Ordering::Acquire) > 0
+        self.permits.has_one()
     }
 
-    pub(crate) fn permit(self: &Arc<Self>) -> Option<Permit> {
-        self.permits
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(1))
-            .is_ok()
-            .then(|| Permit(Arc::clone(self)))
+    /// The right to read.
+    pub(crate) fn permit(&self) -> Option<Slot> {
+        self.permits.take()
+    }
+
+    /// The right to a second buffer.
+    pub(crate) fn second(&self) -> Option<Slot> {
+        self.seconds.take()
     }
 
     /// Takes `bytes` from the budget, or says when there will be some.
@@ -123,6 +150,11 @@ impl Bucket {
 impl Buffer {
     pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.as_deref().unwrap_or(&[])
+    }
+
+    /// Its memory; what stays behind is empty.
+    pub(crate) fn take(&mut self) -> Buffer {
+        Buffer { bytes: self.bytes.take(), cold: Arc::clone(&self.cold) }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {

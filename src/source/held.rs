@@ -62,10 +62,14 @@ impl Held {
                 return Ok(Brought::End);
             }
             if !self.covers(cursor.block) {
+                let goes_on = self.is_replay();
                 *self = Held::None;
                 match open(supply, want, cursor.block)? {
                     Ok(held) => *self = held,
                     Err(why) => return Ok(why),
+                }
+                if goes_on {
+                    self.go_on();
                 }
             }
             let fetch = match self {
@@ -79,6 +83,15 @@ impl Held {
                 Fetch::NotBefore(at) => return Ok(Brought::NotBefore(at)),
                 Fetch::SlabEnd => cursor.skip_to(supply.geometry.next_slab(cursor.block)),
             }
+        }
+    }
+
+    /// It follows a segment that was read to its end: there is no first record to hurry for.
+    fn go_on(&mut self) {
+        match self {
+            Held::None | Held::Hot(_) => {}
+            Held::Mapped(mapped) => mapped.go_on(),
+            Held::Buffered(buffered) => buffered.go_on(),
         }
     }
 

@@ -207,6 +207,11 @@ impl Mapped {
         Mapped { shared, id, at, populated, requested, step, sizes, replaying }
     }
 
+    /// Reads whole pieces from the first on.
+    pub(crate) fn go_on(&mut self) {
+        self.step = self.sizes.0;
+    }
+
     pub(crate) fn covers(&self, position: u64) -> bool {
         self.shared.geometry.segment_of(position) == self.shared.footer.number
     }

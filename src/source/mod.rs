@@ -5,6 +5,7 @@
 //! shared mapping of a sealed segment ([`Mapped`]), and a buffer filled by reads ([`Buffered`]).
 //! Switching between them changes nothing but who holds the bytes.
 
+mod ahead;
 mod buffered;
 mod cold;
 mod cursor;

@@ -102,7 +102,8 @@ impl Replay {
         paced: bool,
     ) -> Buffered {
         let shared = (&self.cold, self.queue.enter());
-        Buffered::new(file, self.geometry, footer, shared, paced)
+        let overlaps = self.disk.calls_at_once() > 1;
+        Buffered::new(file, self.geometry, footer, shared, (paced, overlaps))
     }
 
     fn shared(&self, sealed: &Sealed) -> Result<Option<Arc<Shared>>> {

@@ -1,5 +1,6 @@
 //! The log as a whole, from `open_log` to what readers see, against a `Vec` as its model.
 
+mod ahead;
 mod append;
 mod damage;
 mod deferred;

@@ -1,0 +1,172 @@
+//! The cold tier reads the next slab while one is delivered: by right, once, and never for ever.
+
+use super::*;
+use crate::disk::{Fault, Op};
+use crate::format::BlockHeader;
+use crate::source::{Buffered, Held, Supply, Want};
+
+/// The next slab was read when the one before had been delivered, and the disk stood still.
+#[test]
+fn two_reads_are_under_way_while_one_is_waited_for() {
+    let (bed, rig, model) = sealed();
+    let replay = rig.replay();
+    let mut cold = replay.cold(&replay.catalogue.find(0).unwrap()).unwrap();
+    let geometry = rig.log.geometry;
+    let before = bed.faults.calls(Op::Read);
+    ready(&mut cold, geometry.first_block(0));
+    until("the second slab is read", || bed.faults.calls(Op::Read) == before + 2);
+    let hold = bed.faults.hold(Op::Read);
+    ready(&mut cold, geometry.first_block(1));
+    assert!(hold.wait_for(1), "the third slab's read is under way while the second is there");
+    let reader = std::thread::spawn(move || {
+        ready(&mut cold, geometry.first_block(2));
+        cold
+    });
+    assert!(hold.wait_for(2), "and while it is waited for, the fourth one's");
+    drop(hold);
+    drop(reader.join().unwrap());
+
+    let before = bed.faults.calls(Op::Read);
+    let mut records = Vec::new();
+    let mut cursor = Cursor::at(geometry.first_block(0), Lsn::new(1));
+    let sealed = replay.catalogue.find(0).unwrap();
+    let mut cold = CatchUp::Buffered(Box::new(replay.cold(&sealed).unwrap()));
+    read_sealed(&mut cold, &mut cursor, geometry, &mut records).unwrap();
+    assert_eq!(bed.faults.calls(Op::Read) - before, SLABS, "each slab is read once");
+    assert_eq!(records, model[..records.len()]);
+    assert_eq!(records.len() as u64, sealed.last_lsn);
+    rig.kill();
+}
+
+#[test]
+fn what_goes_wrong_ahead_is_said_when_the_consumer_comes_there() {
+    let (bed, rig, _) = sealed();
+    let replay = rig.replay();
+    let geometry = rig.log.geometry;
+    for (fault, kind) in [
+        (Fault::errno(Op::Read, libc::EIO), ErrorKind::Io),
+        (Fault::short(Op::Read, 0), ErrorKind::Corrupt),
+    ] {
+        let mut cold = replay.cold(&replay.catalogue.find(0).unwrap()).unwrap();
+        bed.faults.inject(fault.nth(2));
+        ready(&mut cold, geometry.first_block(0));
+        let error = cold.fetch(geometry.first_block(1), false).err().unwrap();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!((error.segment(), error.offset()), (Some(0), Some(SLAB)), "{error}");
+        ready(&mut cold, geometry.first_block(1));
+        let first = BlockHeader::read(cold.window().bytes).unwrap();
+        assert_eq!(first.position, geometry.first_block(1));
+    }
+    rig.kill();
+}
+
+/// Whoever else needs disk, permit, budget or memory has it first.
+#[test]
+fn nothing_is_read_ahead_where_others_may_need_what_it_takes() {
+    let (bed, rig, _) = sealed();
+    let replay = rig.replay();
+    let first = rig.log.geometry.first_block(0);
+    let reads = |replay: &Replay| {
+        let before = bed.faults.calls(Op::Read);
+        let mut cold = replay.cold(&replay.catalogue.find(0).unwrap()).unwrap();
+        ready(&mut cold, first);
+        // Waits for what is under way.
+        drop(cold);
+        bed.faults.calls(Op::Read) - before
+    };
+    assert_eq!(reads(&replay), 2);
+
+    let other = replay.cold.permit();
+    assert_eq!(reads(&replay), 1, "the last permit is for another replay");
+    drop(other);
+    let others: Vec<_> = (0..limits::COLD_AHEAD_MAX).map(|_| replay.cold.second()).collect();
+    assert_eq!(reads(&replay), 1, "second buffers are counted");
+    drop(others);
+    let still = Clock::Manual(Arc::default());
+    let paced = replay_of(&rig, Cold::new(still.clone(), 2, Some(10), rig.log.block_bytes_max));
+    assert_eq!(reads(&paced), 1, "the budget is spent");
+    let shared = replay_of(&rig, Cold::new(still, 2, None, rig.log.block_bytes_max));
+    assert_eq!(reads(&shared), 2);
+    shared.catalogue.durable_writes.during(1, || ());
+    assert_eq!(reads(&shared), 1, "commits share the disk");
+
+    bed.faults.set_calls_at_once(1);
+    assert_eq!(reads(&rig.replay()), 1, "the disk takes one call at a time");
+    rig.kill();
+}
+
+/// A callback that hangs keeps its buffers and no permit.
+#[test]
+fn a_permit_comes_back_when_the_read_is_over() {
+    let (_bed, rig, _) = sealed();
+    let replay = rig.replay();
+    let mut cold = replay.cold(&replay.catalogue.find(0).unwrap()).unwrap();
+    ready(&mut cold, rig.log.geometry.first_block(0));
+    until("both permits are there", || {
+        [replay.cold.permit(), replay.cold.permit()].iter().all(Option::is_some)
+    });
+    drop(cold);
+    rig.kill();
+}
+
+/// Every segment was begun with small reads, as if somebody waited for its first record.
+#[test]
+fn who_goes_on_to_the_next_segment_reads_at_full_length() {
+    let mut bed = Bed::new(2 * 16, 2, false);
+    bed.options.slab_bytes = 16 * SLAB;
+    bed.options.pin_budget_bytes = 4 * bed.options.slab_bytes;
+    let rig = bed.open();
+    fill_to(&bed, &rig, &mut Vec::new(), 3, 20_000);
+    let geometry = rig.log.geometry;
+    let replay = replay_of(&rig, Cold::new(bed.clock.clone(), 2, None, rig.log.block_bytes_max));
+    let supply = Supply { ring: &rig.log.ring, geometry, replay: Some(&replay) };
+    let seen = rig.log.ring.committed.load();
+    for want in [Want::CatchUp, Want::Cold] {
+        let bring = |held: &mut Held, slab| {
+            let mut cursor = Cursor::at(geometry.first_block(slab), Lsn::new(1));
+            held.bring(supply, want, &mut cursor, seen, false).unwrap();
+            held.window(&geometry).bytes.len() as u64
+        };
+        let mut held = Held::default();
+        let first = bring(&mut held, 2);
+        assert!(first <= limits::FIRST_READ_BYTES, "{want:?}: {first}");
+        let mut held = Held::default();
+        bring(&mut held, 0);
+        let next = bring(&mut held, 2);
+        assert!(next > limits::FIRST_READ_BYTES, "{want:?}: {next}");
+    }
+    rig.kill();
+}
+
+const SLABS: u64 = 4;
+
+/// With a cold tier of one's own, and pieces beyond the first read.
+fn replay_of(rig: &Rig, cold: Cold) -> Replay {
+    let catalogue = Arc::clone(rig.segments.catalogue());
+    let mode = (ReadMode::Map, 64 * SLAB);
+    Replay::new(catalogue, Arc::clone(rig.segments.disk()), rig.log.geometry, mode, cold)
+}
+
+/// A log with a sealed segment, on a disk that has several calls under way at once.
+fn sealed() -> (Bed, Rig, Vec<Record>) {
+    let bed = Bed::new(SLABS, 2, false);
+    let rig = bed.open();
+    let mut model = Vec::new();
+    // No small commits, which would have the disk for a while.
+    fill_to(&bed, &rig, &mut model, 3, 20_000);
+    bed.faults.set_calls_at_once(2);
+    (bed, rig, model)
+}
+
+fn ready(cold: &mut Buffered, position: u64) {
+    assert!(matches!(cold.fetch(position, false).unwrap(), Fetch::Ready));
+}
+
+#[track_caller]
+fn until(what: &str, done: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
