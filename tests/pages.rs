@@ -6,6 +6,7 @@ mod common;
 use common::{Recorder, SEGMENT_BYTES, WINDOW_BYTES, fill_later, on_each_backend, small};
 use eventplane::testing::{Force, ManualClock, ManualSubscription, Polled};
 use eventplane::{Ack, Backend, Batch, Bus, Filter, Lsn, ReadMode, Reason, Start, Tier};
+use parking_lot::{Mutex, MutexGuard};
 
 /// A log whose first half and more is in sealed segments only, made of blocks with many records.
 struct Log {
@@ -14,9 +15,14 @@ struct Log {
     /// The last record that no ring holds any more.
     last: Lsn,
     _dir: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
+/// The kernel counts what the process reads, threads that read ahead included.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn log(backend: Backend, mode: ReadMode) -> Log {
+    let alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let clock = ManualClock::default();
     let builder = small(backend)
@@ -31,7 +37,7 @@ fn log(backend: Backend, mode: ReadMode) -> Log {
     }
     bus.sync().unwrap();
     bus.drive().unwrap();
-    Log { bus, clock, last, _dir: dir }
+    Log { bus, clock, last, _dir: dir, _alone: alone }
 }
 
 /// Replays everything in one tier; returns the bytes read by tier and the records walked.
@@ -90,9 +96,9 @@ fn bytes_read_are_those_of_the_blocks_delivered_whatever_the_page() {
                 let mut read = Vec::new();
                 for page in [1, 512, 4096] {
                     let name = format!("{tier:?}-{page}");
-                    let before = bytes_read_by_this_thread();
+                    let before = bytes_read_by_this_process();
                     let (bytes, walked) = replay(&log, &name, tier, page);
-                    if let (Some(before), Some(after)) = (before, bytes_read_by_this_thread()) {
+                    if let (Some(before), Some(after)) = (before, bytes_read_by_this_process()) {
                         // What the kernel saw, footers included. Mappings are not read by calls.
                         let by_calls = mode == ReadMode::Pread || tier == Force::Replaying;
                         let read = after - before;
@@ -114,13 +120,13 @@ fn bytes_read_are_those_of_the_blocks_delivered_whatever_the_page() {
 }
 
 /// Bytes of read calls, if this kernel counts them.
-fn bytes_read_by_this_thread() -> Option<u64> {
-    let io = std::fs::read_to_string("/proc/thread-self/io");
+fn bytes_read_by_this_process() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io");
     let count = io
         .ok()
         .and_then(|io| io.strip_prefix("rchar: ")?.lines().next()?.parse().ok());
     if count.is_none() {
-        println!("SKIP bytes by the kernel's count: no /proc/thread-self/io");
+        println!("SKIP bytes by the kernel's count: no /proc/self/io");
     }
     count
 }

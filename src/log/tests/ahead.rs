@@ -48,8 +48,10 @@ fn what_goes_wrong_ahead_is_said_when_the_consumer_comes_there() {
         (Fault::short(Op::Read, 0), ErrorKind::Corrupt),
     ] {
         let mut cold = replay.cold(&replay.catalogue.find(0).unwrap()).unwrap();
+        let before = bed.faults.calls(Op::Read);
         bed.faults.inject(fault.nth(2));
         ready(&mut cold, geometry.first_block(0));
+        until("it struck", || bed.faults.calls(Op::Read) == before + 2);
         let error = cold.fetch(geometry.first_block(1), false).err().unwrap();
         assert_eq!(error.kind(), kind, "{error}");
         assert_eq!((error.segment(), error.offset()), (Some(0), Some(SLAB)), "{error}");
@@ -109,14 +111,32 @@ fn a_permit_comes_back_when_the_read_is_over() {
     rig.kill();
 }
 
+/// A read ends within a block: the rest is read behind it, and said to be missing from there.
+#[test]
+fn a_block_is_read_on_behind_what_is_there_of_it() {
+    let (bed, rig, model) = large_slabs();
+    let (replay, geometry) = (rig.replay(), rig.log.geometry);
+    let sealed = replay.catalogue.find(0).unwrap();
+    let read = || {
+        let (mut records, mut cursor) = (vec![], Cursor::at(geometry.first_block(0), Lsn::new(1)));
+        let mut cold = CatchUp::Buffered(Box::new(replay.cold(&sealed)?));
+        read_sealed(&mut cold, &mut cursor, geometry, &mut records).map(|()| records)
+    };
+    let records = read().unwrap();
+    assert_eq!(records.len() as u64, sealed.last_lsn);
+    assert!(records == model[..records.len()]);
+    bed.faults.inject(Fault::short(Op::Read, 0).nth(2));
+    let error = read().err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    let end = geometry.first_block(0) + limits::FIRST_READ_BYTES;
+    assert_eq!((error.segment(), error.offset()), (Some(0), Some(end)), "{error}");
+    rig.kill();
+}
+
 /// Every segment was begun with small reads, as if somebody waited for its first record.
 #[test]
 fn who_goes_on_to_the_next_segment_reads_at_full_length() {
-    let mut bed = Bed::new(2 * 16, 2, false);
-    bed.options.slab_bytes = 16 * SLAB;
-    bed.options.pin_budget_bytes = 4 * bed.options.slab_bytes;
-    let rig = bed.open();
-    fill_to(&bed, &rig, &mut Vec::new(), 3, 20_000);
+    let (bed, rig, _) = large_slabs();
     let geometry = rig.log.geometry;
     let replay = replay_of(&rig, Cold::new(bed.clock.clone(), 2, None, rig.log.block_bytes_max));
     let supply = Supply { ring: &rig.log.ring, geometry, replay: Some(&replay) };
@@ -136,6 +156,17 @@ fn who_goes_on_to_the_next_segment_reads_at_full_length() {
         assert!(next > limits::FIRST_READ_BYTES, "{want:?}: {next}");
     }
     rig.kill();
+}
+
+/// A log with a sealed segment of two slabs, each more than one read at first.
+fn large_slabs() -> (Bed, Rig, Vec<Record>) {
+    let mut bed = Bed::new(2 * 16, 2, false);
+    bed.options.slab_bytes = 16 * SLAB;
+    bed.options.pin_budget_bytes = 4 * bed.options.slab_bytes;
+    let rig = bed.open();
+    let mut model = Vec::new();
+    fill_to(&bed, &rig, &mut model, 3, 20_000);
+    (bed, rig, model)
 }
 
 const SLABS: u64 = 4;
