@@ -98,8 +98,9 @@ impl Builder {
         dwell: Duration,
         /// A consumer without progress for this long, with records waiting, is shed. Default 2 s.
         stall_after: Duration,
-        /// How many cold replays read at once. While fewer do, and the rate allows it, each has its
-        /// next slab read while it delivers one. Default 2.
+        /// How many cold replays read at once. While fewer do, up to two have their next slab read
+        /// while they deliver one, if the rate allows it and no small commits share the disk.
+        /// Default 2.
         cold_replays_max: usize,
         /// Bytes a second that all cold replays together may read; `None` is unlimited. Default
         /// 256 MiB.

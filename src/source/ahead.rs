@@ -44,6 +44,9 @@ impl Ahead {
         let read = move || {
             let into = &mut buffer.bytes_mut()[..len];
             let read = low_priority(true, || file.read_at(into, from));
+            if !file.is_direct() {
+                let _ = file.drop_cache(from, len as u64);
+            }
             drop(permit);
             (buffer, read)
         };

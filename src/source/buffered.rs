@@ -94,9 +94,9 @@ impl Buffered {
         if self.holds(offset) && !more {
             return Ok(Fetch::Ready);
         }
-        match self.ahead.take() {
-            Some(ahead) if ahead.from == offset => self.take_over(ahead).map(|()| Fetch::Ready),
-            _ => self.read_on(offset, end),
+        match self.ahead.take().filter(|ahead| ahead.from == offset) {
+            Some(ahead) => self.take_over(ahead).map(|()| Fetch::Ready),
+            None => self.read_on(offset, end),
         }
     }
 
@@ -125,12 +125,10 @@ impl Buffered {
         let read = low_priority(self.paced, || self.read(kept..want, offset + kept as u64));
         self.filled(read, kept..want)?;
         self.step = (2 * self.step).min(self.buffer.bytes().len());
-        if offset + want as u64 == end {
-            self.ahead = permit.and_then(|permit| {
-                let second = self.cold.second()?;
-                self.read_ahead((permit, second), || self.cold.buffer())
-            });
-        }
+        self.ahead = permit.and_then(|permit| {
+            let second = self.cold.second()?;
+            self.read_ahead((permit, second), want, || self.cold.buffer())
+        });
         Ok(Fetch::Ready)
     }
 
@@ -149,24 +147,27 @@ impl Buffered {
     /// the slab that was delivered: a disk is faster with two.
     fn take_over(&mut self, ahead: Ahead) -> Result<()> {
         let delivered = self.buffer.take();
-        let Ahead { from, len, permit, second, reading, .. } = ahead;
+        let Ahead { from, len, permit, second, reading } = ahead;
         (self.from, self.len, self.verified) = (from, 0, from);
         let permit = permit.upgrade().or_else(|| self.cold.permit().map(Arc::new));
-        self.ahead = permit.and_then(|permit| self.read_ahead((permit, second), || delivered));
+        self.ahead = permit.and_then(|permit| self.read_ahead((permit, second), len, || delivered));
         let (buffer, read) = reading.finish();
         self.buffer = buffer;
         self.filled(read, 0..len)
     }
 
-    /// Begins to read the next slab: if no commits share the disk, the budget allows it, and there
-    /// is a permit left for another replay. This one's reads share theirs.
+    /// Begins to read the next slab if these `len` bytes are the last of theirs, no commits share
+    /// the disk, the budget allows it, and there is a permit left for another replay. This one's
+    /// reads share theirs.
     fn read_ahead(
         &self,
         (permit, second): (Arc<Slot>, Slot),
+        len: usize,
         buffer: impl FnOnce() -> Buffer,
     ) -> Option<Ahead> {
         let is_alone = self.cold.has_permit() && !self.replaying.queue().is_shared();
-        if !(self.overlaps && is_alone) {
+        let slab_end = self.footer.slab_end(self.from, self.geometry.slab_bytes);
+        if !(self.overlaps && is_alone) || self.from + (len as u64) < slab_end {
             return None;
         }
         let here = self.geometry.segment_start(self.footer.number) + self.from;

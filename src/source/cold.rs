@@ -12,7 +12,8 @@ use crate::sync::Clock;
 /// Bounds on all cold replays together.
 pub(crate) struct Cold {
     clock: Clock,
-    /// Replays that may read: one has its permit while it waits for the disk, not in callbacks.
+    /// Replays that may read: one has its permit while a read of its is under way, and no longer,
+    /// whatever its callback does.
     permits: Slots,
     /// Replays that may have a second buffer.
     seconds: Slots,

@@ -78,6 +78,9 @@ fn nothing_is_read_ahead_where_others_may_need_what_it_takes() {
     };
     assert_eq!(reads(&replay), 2);
 
+    bed.faults.set_calls_at_once(1);
+    assert_eq!(reads(&replay), 1, "the disk takes one call at a time");
+    bed.faults.set_calls_at_once(2);
     let other = replay.cold.permit();
     assert_eq!(reads(&replay), 1, "the last permit is for another replay");
     drop(other);
@@ -92,8 +95,6 @@ fn nothing_is_read_ahead_where_others_may_need_what_it_takes() {
     shared.catalogue.durable_writes.during(1, || ());
     assert_eq!(reads(&shared), 1, "commits share the disk");
 
-    bed.faults.set_calls_at_once(1);
-    assert_eq!(reads(&rig.replay()), 1, "the disk takes one call at a time");
     rig.kill();
 }
 
@@ -130,6 +131,29 @@ fn a_block_is_read_on_behind_what_is_there_of_it() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     let end = geometry.first_block(0) + limits::FIRST_READ_BYTES;
     assert_eq!((error.segment(), error.offset()), (Some(0), Some(end)), "{error}");
+    rig.kill();
+}
+
+/// What was read ahead of a slab that is larger than a buffer was thrown away and read again.
+#[test]
+fn slabs_larger_than_a_buffer_are_read_once() {
+    let mut bed = Bed::new(2 * 32, 2, false);
+    bed.options.slab_bytes = 32 * SLAB;
+    bed.options.pin_budget_bytes = 4 * bed.options.slab_bytes;
+    let rig = bed.open();
+    let mut model = Vec::new();
+    fill_to(&bed, &rig, &mut model, 3, 20_000);
+    bed.faults.set_calls_at_once(2);
+    let (replay, geometry) = (rig.replay(), rig.log.geometry);
+    let sealed = replay.catalogue.find(0).unwrap();
+    let before = bed.faults.calls(Op::Read);
+    let (mut records, mut cursor) = (vec![], Cursor::at(geometry.first_block(0), Lsn::new(1)));
+    let mut cold = CatchUp::Buffered(Box::new(replay.cold(&sealed).unwrap()));
+    read_sealed(&mut cold, &mut cursor, geometry, &mut records).unwrap();
+    assert_eq!(records.len() as u64, sealed.last_lsn);
+    assert!(records == model[..records.len()]);
+    // The first slab: 256 and 512 KiB, 1 MiB, the rest. The second: 1 MiB ahead, then the rest.
+    assert_eq!(bed.faults.calls(Op::Read) - before, 6);
     rig.kill();
 }
 
