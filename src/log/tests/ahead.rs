@@ -27,14 +27,8 @@ fn two_reads_are_under_way_while_one_is_waited_for() {
     drop(reader.join().unwrap());
 
     let before = bed.faults.calls(Op::Read);
-    let mut records = Vec::new();
-    let mut cursor = Cursor::at(geometry.first_block(0), Lsn::new(1));
-    let sealed = replay.catalogue.find(0).unwrap();
-    let mut cold = CatchUp::Buffered(Box::new(replay.cold(&sealed).unwrap()));
-    read_sealed(&mut cold, &mut cursor, geometry, &mut records).unwrap();
+    assert_is_first_segment(&replay, &model, &read_first_segment(&rig, &replay).unwrap());
     assert_eq!(bed.faults.calls(Op::Read) - before, SLABS, "each slab is read once");
-    assert_eq!(records, model[..records.len()]);
-    assert_eq!(records.len() as u64, sealed.last_lsn);
     rig.kill();
 }
 
@@ -115,21 +109,13 @@ fn a_permit_comes_back_when_the_read_is_over() {
 /// A read ends within a block: the rest is read behind it, and said to be missing from there.
 #[test]
 fn a_block_is_read_on_behind_what_is_there_of_it() {
-    let (bed, rig, model) = large_slabs();
-    let (replay, geometry) = (rig.replay(), rig.log.geometry);
-    let sealed = replay.catalogue.find(0).unwrap();
-    let read = || {
-        let (mut records, mut cursor) = (vec![], Cursor::at(geometry.first_block(0), Lsn::new(1)));
-        let mut cold = CatchUp::Buffered(Box::new(replay.cold(&sealed)?));
-        read_sealed(&mut cold, &mut cursor, geometry, &mut records).map(|()| records)
-    };
-    let records = read().unwrap();
-    assert_eq!(records.len() as u64, sealed.last_lsn);
-    assert!(records == model[..records.len()]);
+    let (bed, rig, model) = large_slabs(16 * SLAB);
+    let replay = rig.replay();
+    assert_is_first_segment(&replay, &model, &read_first_segment(&rig, &replay).unwrap());
     bed.faults.inject(Fault::short(Op::Read, 0).nth(2));
-    let error = read().err().unwrap();
+    let error = read_first_segment(&rig, &replay).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    let end = geometry.first_block(0) + limits::FIRST_READ_BYTES;
+    let end = rig.log.geometry.first_block(0) + limits::FIRST_READ_BYTES;
     assert_eq!((error.segment(), error.offset()), (Some(0), Some(end)), "{error}");
     rig.kill();
 }
@@ -137,21 +123,11 @@ fn a_block_is_read_on_behind_what_is_there_of_it() {
 /// What was read ahead of a slab that is larger than a buffer was thrown away and read again.
 #[test]
 fn slabs_larger_than_a_buffer_are_read_once() {
-    let mut bed = Bed::new(2 * 32, 2, false);
-    bed.options.slab_bytes = 32 * SLAB;
-    bed.options.pin_budget_bytes = 4 * bed.options.slab_bytes;
-    let rig = bed.open();
-    let mut model = Vec::new();
-    fill_to(&bed, &rig, &mut model, 3, 20_000);
+    let (bed, rig, model) = large_slabs(32 * SLAB);
     bed.faults.set_calls_at_once(2);
-    let (replay, geometry) = (rig.replay(), rig.log.geometry);
-    let sealed = replay.catalogue.find(0).unwrap();
+    let replay = rig.replay();
     let before = bed.faults.calls(Op::Read);
-    let (mut records, mut cursor) = (vec![], Cursor::at(geometry.first_block(0), Lsn::new(1)));
-    let mut cold = CatchUp::Buffered(Box::new(replay.cold(&sealed).unwrap()));
-    read_sealed(&mut cold, &mut cursor, geometry, &mut records).unwrap();
-    assert_eq!(records.len() as u64, sealed.last_lsn);
-    assert!(records == model[..records.len()]);
+    assert_is_first_segment(&replay, &model, &read_first_segment(&rig, &replay).unwrap());
     // The first slab: 256 and 512 KiB, 1 MiB, the rest. The second: 1 MiB ahead, then the rest.
     assert_eq!(bed.faults.calls(Op::Read) - before, 6);
     rig.kill();
@@ -160,7 +136,7 @@ fn slabs_larger_than_a_buffer_are_read_once() {
 /// Every segment was begun with small reads, as if somebody waited for its first record.
 #[test]
 fn who_goes_on_to_the_next_segment_reads_at_full_length() {
-    let (bed, rig, _) = large_slabs();
+    let (bed, rig, _) = large_slabs(16 * SLAB);
     let geometry = rig.log.geometry;
     let replay = replay_of(&rig, Cold::new(bed.clock.clone(), 2, None, rig.log.block_bytes_max));
     let supply = Supply { ring: &rig.log.ring, geometry, replay: Some(&replay) };
@@ -182,15 +158,12 @@ fn who_goes_on_to_the_next_segment_reads_at_full_length() {
     rig.kill();
 }
 
-/// A log with a sealed segment of two slabs, each more than one read at first.
-fn large_slabs() -> (Bed, Rig, Vec<Record>) {
-    let mut bed = Bed::new(2 * 16, 2, false);
-    bed.options.slab_bytes = 16 * SLAB;
-    bed.options.pin_budget_bytes = 4 * bed.options.slab_bytes;
-    let rig = bed.open();
-    let mut model = Vec::new();
-    fill_to(&bed, &rig, &mut model, 3, 20_000);
-    (bed, rig, model)
+/// A log with sealed segments of two slabs, each more than one read at first.
+fn large_slabs(slab_bytes: u64) -> (Bed, Rig, Vec<Record>) {
+    let mut bed = Bed::new(2 * slab_bytes / SLAB, 2, false);
+    bed.options.slab_bytes = slab_bytes;
+    bed.options.pin_budget_bytes = 4 * slab_bytes;
+    filled(bed)
 }
 
 const SLABS: u64 = 4;
@@ -202,15 +175,32 @@ fn replay_of(rig: &Rig, cold: Cold) -> Replay {
     Replay::new(catalogue, Arc::clone(rig.segments.disk()), rig.log.geometry, mode, cold)
 }
 
-/// A log with a sealed segment, on a disk that has several calls under way at once.
+/// A log with sealed segments, on a disk that has several calls under way at once.
 fn sealed() -> (Bed, Rig, Vec<Record>) {
-    let bed = Bed::new(SLABS, 2, false);
-    let rig = bed.open();
-    let mut model = Vec::new();
-    // No small commits, which would have the disk for a while.
+    let log = filled(Bed::new(SLABS, 2, false));
+    log.0.faults.set_calls_at_once(2);
+    log
+}
+
+/// No small commits, which would have the disk for a while.
+fn filled(bed: Bed) -> (Bed, Rig, Vec<Record>) {
+    let (rig, mut model) = (bed.open(), Vec::new());
     fill_to(&bed, &rig, &mut model, 3, 20_000);
-    bed.faults.set_calls_at_once(2);
     (bed, rig, model)
+}
+
+/// In the cold tier.
+fn read_first_segment(rig: &Rig, replay: &Replay) -> Result<Vec<Record>> {
+    let geometry = rig.log.geometry;
+    let (mut records, mut cursor) = (vec![], Cursor::at(geometry.first_block(0), Lsn::new(1)));
+    let mut cold = CatchUp::Buffered(Box::new(replay.cold(&replay.catalogue.find(0).unwrap())?));
+    read_sealed(&mut cold, &mut cursor, geometry, &mut records).map(|()| records)
+}
+
+#[track_caller]
+fn assert_is_first_segment(replay: &Replay, model: &[Record], records: &[Record]) {
+    assert_eq!(records.len() as u64, replay.catalogue.find(0).unwrap().last_lsn);
+    assert!(*records == model[..records.len()]);
 }
 
 fn ready(cold: &mut Buffered, position: u64) {
