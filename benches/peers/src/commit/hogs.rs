@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::{Bare, commit_micros, open, percentile};
+use crate::machine::Place;
 use crate::report::{Bar, Side, divide};
 use crate::{Bench, Context};
 
@@ -22,16 +23,20 @@ fn run(context: &Context) -> anyhow::Result<()> {
     let bare = RefCell::new(Bare::new(&dir.path().join("bare"))?);
     let ours = || Ok(percentile(&mut commit_micros(&bus, &writer, commits)?, 0.99));
     let theirs = || Ok(percentile(&mut bare.borrow_mut().write_micros(commits)?, 0.99));
+    let place = Place::new(context);
     let mut sides = [
-        Side::new("with two hogs", || beside_hogs(ours)),
-        Side::new("alone", ours),
-        Side::new("bare durable writes of a page, with two hogs", || beside_hogs(theirs)),
-        Side::new("bare durable writes of a page, alone", theirs),
+        Side::new("with two hogs", || place.sample(|| beside_hogs(ours))),
+        Side::new("alone", || place.sample(ours)),
+        Side::new("bare durable writes of a page, with two hogs", || {
+            place.sample(|| beside_hogs(theirs))
+        }),
+        Side::new("bare durable writes of a page, alone", || place.sample(theirs)),
     ];
     let (report, name) = (&context.report, BENCH.name);
     let figures = report.sides(context.rounds, (name, "us p99"), &mut sides)?;
     report.figure(name, "ratio of the bare writes", &divide(&figures[2], &figures[3]));
     report.ratio(name, &divide(&figures[0], &figures[1]), Bar::AtMost(3.0));
+    place.tell(name);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use eventplane::Bus;
 
 use super::open;
 use crate::load::{SMALL, fill};
+use crate::machine::Place;
 use crate::report::{Bar, Side};
 use crate::{Bench, Context};
 
@@ -20,10 +21,17 @@ fn run(context: &Context) -> anyhow::Result<()> {
     let bus = open(dir.path())?;
     let each = context.scaled(1_000, 100);
     let alone = context.scaled(4_000, 500);
-    let ours = Side::new("64 producers", || rate(&bus, PRODUCERS, each));
-    let theirs = Side::new("one producer", || rate(&bus, 1, alone));
+    let place = Place::new(context);
+    let side = |label, producers, each| {
+        let (bus, place) = (&bus, &place);
+        Side::new(label, move || place.sample(|| rate(bus, producers, each)))
+    };
+    let ours = side("64 producers", PRODUCERS, each);
+    let theirs = side("one producer", 1, alone);
     let row = (BENCH.name, "records/s", Bar::AtLeast(20.0));
-    context.report.pair(context.rounds, row, ours, theirs)
+    context.report.pair(context.rounds, row, ours, theirs)?;
+    place.tell(BENCH.name);
+    Ok(())
 }
 
 /// Records a second of so many threads that each append `each` records of 100 B in a loop.

@@ -11,11 +11,11 @@ use disruptor::{BusySpin, ProcessorSettings as _, build_single_producer};
 use eventplane::{Ack, Batch, Bus, Lsn, Start, Subscribe};
 
 use super::ours::{Log, bus};
-use super::place::Place;
 use super::race::Outlet;
 use super::ring::{Fixed, Ring, Slot, slots};
 use super::ticks;
 use crate::commit::percentile;
+use crate::machine::Place;
 use crate::report::{Bar, divide};
 use crate::{Bench, Context, machine};
 

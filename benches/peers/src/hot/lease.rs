@@ -11,7 +11,7 @@ use eventplane::{Ack, Batch, Start};
 
 use super::load::{BATCH_MAX, Load, Sizes};
 use super::ours::bus;
-use super::place::Place;
+use crate::machine::Place;
 use crate::report::{Bar, Side};
 use crate::{Bench, Context, machine};
 

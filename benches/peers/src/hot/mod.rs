@@ -10,7 +10,6 @@ mod latency;
 mod lease;
 mod load;
 mod ours;
-mod place;
 mod policy;
 mod race;
 mod ring;

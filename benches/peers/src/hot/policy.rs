@@ -5,10 +5,9 @@
 
 use std::fmt;
 
-use super::place::Place;
 use super::race::{Job, Timing};
-use crate::Context;
-use crate::report::{Side, Spread, alternate};
+use crate::machine::Place;
+use crate::report::{Side, Spread};
 
 /// Who reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,16 +49,19 @@ pub struct System {
 }
 
 impl System {
-    /// The policy whose median of a few runs is least.
-    pub fn best(&self, context: &Context, place: &Place, job: &Job) -> anyhow::Result<Policy> {
-        let mut sides: Vec<Side<'_>> = self
-            .policies
-            .iter()
-            .map(|&policy| Side::new("", move || place.sample(|| Ok((self.run)(job, policy)?.all))))
-            .collect();
-        let figures = alternate(context.rounds.min(3), &mut sides)?;
-        let medians = figures.iter().map(|figures| Spread::of(figures).median);
-        let best = medians.enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b));
-        Ok(best.map_or(self.policies[0], |(i, _)| self.policies[i]))
+    /// A side for each policy.
+    pub fn sides<'a>(&'a self, place: &'a Place, job: &'a Job) -> impl Iterator<Item = Side<'a>> {
+        self.policies.iter().map(move |&policy| {
+            let label = format!("{} ({policy})", self.label);
+            Side::new(label, move || place.sample(|| Ok((self.run)(job, policy)?.all)))
+        })
     }
+}
+
+/// The side whose median is least, and its figures.
+pub fn best<'a>(sides: &'a [Side<'_>], figures: &'a [Vec<f64>]) -> (&'a str, &'a [f64]) {
+    let medians = figures.iter().map(|figures| Spread::of(figures).median);
+    let best = medians.enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b));
+    let (i, _) = best.expect("a system has policies");
+    (&sides[i].label, &figures[i])
 }

@@ -16,10 +16,10 @@ use eventplane::{Ack, Batch, Bus, Lsn, OnPositionLost, Signal, Start, Subscripti
 
 use super::load::{BATCH_MAX, Checker, Load, Sizes};
 use super::ours::{Log, bus};
-use super::place::Place;
 use super::race::{Job, Outlet};
 use super::ring::{Fixed, Ring, Slot, slots};
 use super::ticks;
+use crate::machine::Place;
 use crate::report::{Bar, Side};
 use crate::{Bench, Context, machine};
 

@@ -4,11 +4,11 @@ use super::bare::BARE;
 use super::channels::{CROSSBEAM, TOKIO};
 use super::load::{BATCH_MAX, Load, Sizes};
 use super::ours::{OURS, OURS_POLLED};
-use super::place::Place;
-use super::policy::System;
+use super::policy::{System, best};
 use super::race::Job;
 use super::ring::{Fixed, UpTo, disruptor, disruptor_polled};
-use crate::report::{Bar, Side};
+use crate::machine::Place;
+use crate::report::{Bar, alternate, divide};
 use crate::{Bench, Context};
 
 const MIB: u64 = 1 << 20;
@@ -167,23 +167,16 @@ impl Row {
             ahead_bytes: self.ahead_bytes,
         };
         let place = Place::new(context);
-        let over = side(self.over, context, &place, &job)?;
-        let under = side(self.under, context, &place, &job)?;
-        let row = (self.name, "ns/record", self.bar);
-        context.report.pair(context.rounds, row, over, under)?;
+        // All policies take part in each round that counts: none is chosen by how it did before.
+        let mut sides: Vec<_> = self.over.sides(&place, &job).collect();
+        sides.extend(self.under.sides(&place, &job));
+        let figures = alternate(context.rounds, &mut sides)?;
+        let (over, under) = sides.split_at(self.over.policies.len());
+        let (over_figures, under_figures) = figures.split_at(over.len());
+        let (over, under) = (best(over, over_figures), best(under, under_figures));
+        context.report.sample(self.name, "ns/record", over, under);
+        context.report.ratio(self.name, &divide(over.1, under.1), self.bar);
         place.tell(self.name);
         Ok(())
     }
-}
-
-/// A system with its best policy.
-fn side<'a>(
-    system: System,
-    context: &Context,
-    place: &'a Place,
-    job: &'a Job,
-) -> anyhow::Result<Side<'a>> {
-    let policy = system.best(context, place, job)?;
-    let label = format!("{} ({policy})", system.label);
-    Ok(Side::new(label, move || place.sample(|| Ok((system.run)(job, policy)?.all))))
 }
