@@ -99,6 +99,8 @@ fn make_path_durable(disk: &dyn Disk, dir: &Path) -> Result<()> {
         match disk.sync_dir(parent) {
             // What we may not even open, we did not make.
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
+            // Nor where there is nothing to sync, as in an image that is mounted to be read.
+            Err(e) if parent != dir && e.kind() == std::io::ErrorKind::InvalidInput => {}
             Err(e) => return Err(Error::io("cannot sync a directory", parent, e)),
             Ok(()) => {}
         }

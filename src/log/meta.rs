@@ -47,6 +47,10 @@ impl MetaFile {
         let mode = OpenMode { write, create: false, direct: false };
         let file = disk.open(&path, mode).map_err(failed)?;
         let mut bytes = vec![0; 2 * PAGE_BYTES as usize];
+        if write {
+            // After a sync that failed, the cache takes for clean what the disk does not have.
+            file.drop_cache(0, bytes.len() as u64).map_err(failed)?;
+        }
         let read = file.read_at(&mut bytes, 0).map_err(failed)?;
         bytes.truncate(read);
         let meta = Meta::newest(&bytes).map_err(|error| {

@@ -290,7 +290,8 @@ impl Log {
         let begun = self.clock.now();
         let (sequence, position) = appender.place();
         appender.close_if_full();
-        if appender.role == Role::Free {
+        // Who failed has poisoned the log before it let go of the role.
+        if appender.role == Role::Free && self.poison.get().is_none() {
             appender.role = Role::Held;
             drop(appender);
             self.lead();
@@ -398,19 +399,21 @@ impl Log {
     }
 
     fn wait_ticket(&self, (sequence, position): (u64, u64)) -> Result<()> {
-        self.assert_not_held();
         match self.mode {
-            CommitMode::Synced => self.wait_durable(sequence, position),
+            CommitMode::Synced => {
+                self.assert_not_held();
+                self.wait_durable(sequence, position)
+            }
             CommitMode::Memory | CommitMode::Deferred { .. } => Ok(()),
         }
     }
 
     /// Returns when everything committed before the call is durable.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.assert_not_held();
         if self.mode == CommitMode::Memory {
             return Ok(());
         }
+        self.assert_not_held();
         let mut appender = self.writing.append.lock();
         let open = appender.has_open_records();
         let (sequence, end) = appender.place();
@@ -478,9 +481,11 @@ impl Log {
     /// Takes the role if there is something to do: `Some(true)`. `None` at the end.
     fn claim(&self, stop: &AtomicBool) -> Option<bool> {
         let mut appender = self.writing.append.lock();
-        let failed = appender.refusal.is_some() && self.poison.get().is_some();
-        if failed && appender.role != Role::Held {
-            return None;
+        if self.poison.get().is_some() {
+            // Nothing is written behind what failed. The end comes when appending is refused, too.
+            appender.thread_asleep = true;
+            let is_end = appender.refusal.is_some() && appender.role != Role::Held;
+            return (!is_end).then_some(false);
         }
         if appender.role == Role::Free {
             let closing = stop.load(Ordering::Acquire);

@@ -258,8 +258,10 @@ impl Segments {
             Ok(Prepared { path: path.clone(), file, salt })
         });
         if made.is_err() {
-            // Frees the space at once; recovery would remove it otherwise.
+            // Frees the space at once; recovery would remove it otherwise. Under its own name it
+            // would lie behind a gap once those before it are discarded.
             let _ = self.disk.remove(&temporary);
+            let _ = self.disk.remove(&path);
         }
         made.map_err(|e| e.at_segment(number, 0))
     }

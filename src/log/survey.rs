@@ -75,6 +75,10 @@ impl Survey<'_> {
                 .advise(REPAIR)
         };
         let bytes = self.geometry.segment_bytes;
+        if !self.disk.mode().direct {
+            // As for `meta`: a sync that failed may have left there what the disk does not have.
+            file.drop_cache(0, bytes).map_err(failed)?;
+        }
         let len = file.len().map_err(failed)?;
         if len != bytes {
             return Err(damaged(format!("a segment of {bytes} bytes has {len}"), len.min(bytes)));

@@ -290,6 +290,9 @@ impl Ticket {
     ///
     /// # Errors
     /// [`ErrorKind::Poisoned`].
+    ///
+    /// # Panics
+    /// With `Synced`, if this thread holds a batch, for which it would have to wait.
     pub fn wait(&self) -> Result<RangeInclusive<Lsn>> {
         self.log.wait_ticket(self.place)?;
         Ok(self.lsns.clone())

@@ -92,10 +92,19 @@ impl Slab {
     /// `end` is at most what [`Slab::readable`] returned for a committed position that was loaded
     /// with Acquire: those bytes never change while the slab is referenced.
     pub(crate) unsafe fn bytes(&self, end: usize) -> &[u8] {
-        debug_assert!(end <= self.bytes);
-        self.touched.read(0, end);
+        // SAFETY: what was readable never changes, by the contract.
+        unsafe { self.range(0, end) }
+    }
+
+    /// The bytes `from..to`.
+    ///
+    /// # Safety
+    /// Nobody writes them while the slab is referenced.
+    unsafe fn range(&self, from: usize, to: usize) -> &[u8] {
+        debug_assert!(from <= to && to <= self.bytes);
+        self.touched.read(from, to);
         // SAFETY: inside the arena, initialised (anonymous memory is), immutable by the contract.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), end) }
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(from), to - from) }
     }
 
     /// The bytes `from..to` for writing.
@@ -134,6 +143,6 @@ impl BlockBytes {
 unsafe impl StableBytes for BlockBytes {
     fn bytes(&self) -> &[u8] {
         // SAFETY: closed block, immutable (contract of `new`), range checked there.
-        unsafe { &self.slab.bytes(self.to)[self.from..] }
+        unsafe { self.slab.range(self.from, self.to) }
     }
 }

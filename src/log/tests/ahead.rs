@@ -115,8 +115,13 @@ fn a_block_is_read_on_behind_what_is_there_of_it() {
     bed.faults.inject(Fault::short(Op::Read, 0).nth(2));
     let error = read_first_segment(&rig, &replay).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    let end = rig.log.geometry.first_block(0) + limits::FIRST_READ_BYTES;
-    assert_eq!((error.segment(), error.offset()), (Some(0), Some(end)), "{error}");
+    let first = rig.log.geometry.first_block(0);
+    // The system may have given less than it was asked for.
+    let read = error.offset().unwrap() - first;
+    assert!(
+        error.segment() == Some(0) && (1..=limits::FIRST_READ_BYTES).contains(&read),
+        "{error}"
+    );
     rig.kill();
 }
 

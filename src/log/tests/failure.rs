@@ -1,7 +1,7 @@
 //! Disks that fail while the log runs.
 
 use super::*;
-use crate::disk::{Fault, Op};
+use crate::disk::{Fault, Op, SimDisk};
 
 /// Commits until it fails; returns the error.
 fn until_it_fails(rig: &Rig, model: &mut Vec<Record>, payload_bytes: usize) -> Error {
@@ -118,6 +118,70 @@ fn publishing_does_not_undo_a_poisoning() {
     rig.log.ring.committed.poison();
     let _ = late.commit();
     assert!(rig.log.ring.committed.load().is_poisoned());
+}
+
+/// Sealing failed, and has not refused appending yet, when a write fails: what follows was written
+/// behind the hole.
+#[test]
+fn nothing_is_written_behind_a_failure_that_is_still_being_told() {
+    let mut bed = Bed::new(4, 2, true);
+    bed.options.watermark_idle = Duration::from_secs(3600);
+    let rig = bed.open();
+    rig.writer().append(1, 1, b"first").unwrap();
+    // As far as the first of two failures has come.
+    let cause = Error::new(ErrorKind::Io, "sealing failed");
+    rig.log.poison.set(cause).unwrap();
+    rig.log.poison(Error::new(ErrorKind::Io, "writing failed"));
+    let before = bed.segment_bytes(0);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| rig.writer().append(1, 1, b"behind the hole"));
+        while !rig.log.writing.append.lock().has_open_records() && !waiting.is_finished() {
+            std::thread::yield_now();
+        }
+        assert!(!rig.log.lead_if_free());
+        assert_eq!(rig.log.claim(&AtomicBool::new(false)), Some(false));
+        rig.log.refuse(rig.log.poisoned().unwrap());
+        rig.log.ring.committed.poison();
+        rig.log.waiters.wake_all();
+        assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
+    });
+    assert_eq!(rig.log.ring.committed_lsn(), Lsn::new(1));
+    assert!(bed.segment_bytes(0) == before);
+}
+
+/// The name of a segment was not durable, its predecessor was discarded on closing, and nothing
+/// opened that gap.
+#[test]
+fn a_segment_whose_name_could_not_be_synced_does_not_stay() {
+    for op in [Op::SyncDir, Op::Rename] {
+        let bed = Bed::new(2, 4, false);
+        let rig = bed.open();
+        rig.writer().append(1, 1, b"x").unwrap();
+        bed.faults.inject(Fault::errno(op, libc::EIO).nth(2));
+        rig.segments.step(&rig.log);
+        assert_eq!(bed.listing(), [0, 1], "one was prepared, the next one failed");
+        rig.log.refuse(Error::new(ErrorKind::Closed, "closed"));
+        rig.log.finish();
+        rig.segments.discard_prepared();
+        drop(rig);
+        assert_eq!(bed.open().read(Tier::Hot).len(), 1);
+    }
+}
+
+/// A sync of `meta` failed, and the next life took what was left in the cache for what is on disk.
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_not_believed() {
+    let bed = Bed::new(2, 2, false);
+    let meta = bed.open().files.meta.get();
+    let (disk, dir) = (SimDisk::new(1), Path::new("/log"));
+    disk.create_dir(dir).unwrap();
+    let file = MetaFile::create(&disk, dir, meta.clone()).unwrap();
+    disk.faults().inject(Fault::errno(Op::Sync, libc::EIO));
+    file.update(|meta| meta.generation += 1).unwrap_err();
+    drop(file);
+    let found = MetaFile::open(&disk, dir, true).unwrap();
+    found.sync().unwrap();
+    assert_eq!(found.get().generation, meta.generation);
 }
 
 /// Prior art: an io_uring short write was taken for success.

@@ -350,7 +350,7 @@ fn a_damaged_rolling_block_behind_a_lost_block_is_no_tear() {
 /// Who runs tests may be allowed everything, so the system's answers are made up.
 #[test]
 fn a_directory_above_a_new_log_may_be_forbidden_and_not_fail() {
-    for (errno, opens) in [(libc::EACCES, true), (libc::EIO, false)] {
+    for (errno, opens) in [(libc::EACCES, true), (libc::EINVAL, true), (libc::EIO, false)] {
         let bed = Bed::new(2, 2, false);
         // The first directory is the log's own.
         bed.faults.inject(Fault::errno(Op::SyncDir, errno).nth(2));
