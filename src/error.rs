@@ -51,7 +51,7 @@ pub enum ErrorKind {
     BeyondEnd,
     /// A consumer of this name runs already.
     NameTaken,
-    /// `consumers_max` is reached.
+    /// `consumers_max` is reached, or no more checkpoints fit into their file: `forget` some.
     TooManyConsumers,
     /// The consumer has stopped.
     Stopped,

@@ -59,7 +59,8 @@ pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const TOOL_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Of a gap between segments, verification lists so many one by one.
 pub(crate) const MISSING_LISTED_MAX: u64 = 100;
-pub(crate) const CHECKPOINT_FILE_BYTES_MAX: u64 = 4 * MIB;
+/// As many checkpoints as there may be consumers, with the longest names, and half as many again.
+pub(crate) const CHECKPOINT_FILE_BYTES_MAX: u64 = 26 * MIB;
 pub(crate) const CONSUMER_NAME_BYTES_MAX: usize = 255;
 
 // Tiers.

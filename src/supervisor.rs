@@ -50,7 +50,8 @@ pub(crate) struct Supervisor {
     plane: Arc<Plane>,
     metrics: BusMetrics,
     watch: Mutex<Watch>,
-    /// The batch that held the append lock at the last tick, and the last one warned of.
+    /// The batch that held the append lock at the last tick, and the last one warned of. Relaxed:
+    /// the tick's own numbers.
     held_batch: AtomicU64,
     warned_batch: AtomicU64,
     long_batches: AtomicU64,
@@ -158,8 +159,10 @@ fn heaviest(consumers: &[Arc<State>]) -> Option<u64> {
 /// Stores checkpoints and deletes segments, apart from the supervisor: both wait for the disk.
 pub(crate) struct Housekeeper {
     plane: Arc<Plane>,
-    /// The last run's errors, so that one that repeats is told once.
-    failing: AtomicBool,
+    /// The last run failed: an error that repeats is told once. Relaxed, as the times of the last
+    /// warning and of the last retention: the housekeeper's own.
+    storing_fails: AtomicBool,
+    retention_fails: AtomicBool,
     warned_at: AtomicU64,
     retained_at: AtomicU64,
 }
@@ -168,22 +171,41 @@ impl Housekeeper {
     pub(crate) fn new(plane: Arc<Plane>) -> Housekeeper {
         Housekeeper {
             plane,
-            failing: AtomicBool::new(false),
+            storing_fails: AtomicBool::new(false),
+            retention_fails: AtomicBool::new(false),
             warned_at: AtomicU64::new(0),
             retained_at: AtomicU64::new(0),
         }
     }
 
+    /// However seldom checkpoints are stored, retention goes on.
     pub(crate) fn run(&self, stop: &Stop) {
-        while stop.pause(self.plane.options.checkpoint_interval) {
-            self.step();
+        let (clock, interval) = (&self.plane.log.clock, self.plane.options.checkpoint_interval);
+        let mut due = clock.now().saturating_add(nanos(interval));
+        let mut pause = interval;
+        while stop.pause(pause.min(limits::RETENTION_INTERVAL)) {
+            let now = clock.now();
+            if now >= due {
+                due = now.saturating_add(nanos(interval));
+                self.store();
+            }
+            self.retain_if_due(now);
+            pause = Duration::from_nanos(due - now);
         }
     }
 
     /// Checkpoints, then retention, whether or not the first worked.
     pub(crate) fn step(&self) {
-        self.report("storing checkpoints", self.plane.flush_checkpoints());
-        let now = self.plane.log.clock.now();
+        self.store();
+        self.retain_if_due(self.plane.log.clock.now());
+    }
+
+    fn store(&self) {
+        let outcome = self.plane.flush_checkpoints();
+        report("storing checkpoints", outcome, &self.storing_fails);
+    }
+
+    fn retain_if_due(&self, now: u64) {
         let due = self.retained_at.load(Ordering::Relaxed) + nanos(limits::RETENTION_INTERVAL);
         if now >= due {
             self.retained_at.store(now, Ordering::Relaxed);
@@ -197,14 +219,12 @@ impl Housekeeper {
         };
         self.warn_of_leads(now);
         let barrier = self.plane.checkpoints.lowest();
-        match retainer.run(self.plane.log.clock.wall(), barrier) {
-            Ok(retained) => {
-                if let Some(lsn) = retained.yielded_to {
-                    tracing::warn!(%lsn, "retention passed the slowest checkpoint: hard cap");
-                }
+        let outcome = retainer.run(self.plane.log.clock.wall(), barrier).map(|retained| {
+            if let Some(lsn) = retained.yielded_to {
+                tracing::warn!(%lsn, "retention passed the slowest checkpoint: hard cap");
             }
-            Err(error) => self.report("retention", Err(error)),
-        }
+        });
+        report("retention", outcome, &self.retention_fails);
     }
 
     /// At most once in ten seconds.
@@ -228,15 +248,13 @@ impl Housekeeper {
             }
         }
     }
+}
 
-    fn report(&self, what: &str, outcome: crate::Result<()>) {
-        match outcome {
-            Ok(()) => self.failing.store(false, Ordering::Relaxed),
-            Err(error) => {
-                if !self.failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, what, "housekeeping failed; it is tried again");
-                }
-            }
-        }
+fn report(what: &str, outcome: crate::Result<()>, failing: &AtomicBool) {
+    let error = outcome.err();
+    if !failing.swap(error.is_some(), Ordering::Relaxed)
+        && let Some(error) = error
+    {
+        tracing::warn!(%error, what, "housekeeping failed; it is tried again");
     }
 }

@@ -84,9 +84,10 @@ impl Total {
         Total { counter, told: AtomicU64::new(0) }
     }
 
-    /// Relaxed: only the supervisor calls this.
+    /// Relaxed: the number is all there is. The supervisor may be late with an older one when a
+    /// consumer tells its last.
     pub(crate) fn tell(&self, total: u64) {
-        let told = self.told.swap(total, Ordering::Relaxed);
+        let told = self.told.fetch_max(total, Ordering::Relaxed);
         if total > told {
             self.counter.increment(total - told);
         }

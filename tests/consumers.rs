@@ -8,12 +8,12 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use common::{
-    KIB, LONG, RING_BYTES, Recorder, SLAB_BYTES, assert_content, content, fill, fill_bytes, lsns,
-    on_each_backend, recording, small, until,
+    KIB, LONG, RING_BYTES, Recorder, SEGMENT_BYTES, SLAB_BYTES, assert_content, content, fill,
+    fill_bytes, lsns, on_each_backend, recording, small, until,
 };
 use eventplane::testing::{Fault, Faults, ManualClock, Op, Polled};
 use eventplane::{
-    Ack, Backend, Batch, Bus, ErrorKind, Lsn, OwnedRecord, Retry, Start, Subscription,
+    Ack, Backend, Batch, Bus, ErrorKind, Filter, Lsn, OwnedRecord, Retry, Start, Subscription,
 };
 use parking_lot::Mutex;
 
@@ -505,5 +505,24 @@ fn a_failed_log_is_drained_and_then_says_so() {
         consumer.wait_caught_up(LONG).unwrap();
         faults.clear();
         assert_eq!(bus.close().unwrap_err().kind(), ErrorKind::Poisoned);
+    });
+}
+
+/// Where the filter lets nothing through, a call went on to the end of the log.
+#[test]
+fn a_reader_that_finds_nothing_keeps_its_deadline() {
+    on_each_backend(|backend| {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = small(backend).open(dir.path()).unwrap();
+        fill_bytes(&bus, 8 * SEGMENT_BYTES);
+        let last = bus.writer().append(77, 1, b"here").unwrap();
+        let seek = || bus.reader_of(Start::Earliest, Filter::kinds([77])).unwrap();
+        let mut reader = seek();
+        assert!(reader.next_timeout(Duration::ZERO).unwrap().is_none());
+        assert!(reader.status().lsn < last, "it has looked at everything");
+        assert_eq!(reader.next_timeout(LONG).unwrap().unwrap().lsn(), last);
+        let mut reader = seek();
+        assert_eq!(reader.try_next().unwrap().unwrap().lsn(), last);
+        assert!(reader.try_next().unwrap().is_none());
     });
 }

@@ -168,6 +168,21 @@ fn who_rests_is_told_every_five_seconds_and_again_when_something_is_stirred() {
     });
 }
 
+#[test]
+fn what_came_since_the_last_tick_is_told_at_the_end() {
+    let told = Told::default();
+    metrics::with_local_recorder(&told, || {
+        let bed = Bed::new();
+        let mut consumer = bed.consumer("c");
+        bed.tick();
+        let last = fill(&bed.bus, &bed.bus.writer(), 3, 10);
+        catch_up(&mut consumer);
+        drop(consumer);
+        assert_eq!(told.last("c", "lsn"), last.get());
+        assert_eq!(told.last("c", "lag_records"), 0);
+    });
+}
+
 /// Leases are dropped whenever their owners like, which nothing stirs.
 #[test]
 fn who_pins_does_not_rest() {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{KIB, RING_BYTES, Recorder, SEGMENT_BYTES, fill_bytes, on_each_backend, small};
+use common::{KIB, RING_BYTES, Recorder, SEGMENT_BYTES, fill_bytes, on_each_backend, small, until};
 use eventplane::testing::{ManualClock, ManualSubscription, Polled};
 use eventplane::{
     Ack, Backend, Batch, Bus, ErrorKind, LossCause, Lsn, OnPositionLost, Retention, Signal, Start,
@@ -109,6 +109,19 @@ fn the_oldest_segments_go_and_stay_gone() {
         bus.close().unwrap();
         let bus = open(backend, &clock, dir.path(), retention);
         assert_eq!((bus.first_lsn(), bus.committed_lsn()), (first, last));
+    });
+}
+
+#[test]
+fn it_does_not_wait_for_checkpoints_that_are_stored_seldom() {
+    on_each_backend(|backend| {
+        let dir = tempfile::tempdir().unwrap();
+        let builder = small(backend).retention(Retention::bytes(4 * SEGMENT_BYTES));
+        let hour = Duration::from_secs(3_600);
+        let bus = builder.checkpoint_interval(hour).open(dir.path()).unwrap();
+        fill_bytes(&bus, 8 * SEGMENT_BYTES);
+        until("retention", || bus.first_lsn() > Lsn::FIRST);
+        bus.close().unwrap();
     });
 }
 

@@ -35,7 +35,8 @@ use crate::sync::{Clock, Mutex, answer_soon};
 ///
 /// # Closing
 /// Appending is refused, consumers finish their batch and store their checkpoint, what was
-/// committed is written out, the directory is released.
+/// committed is written out, the directory is released. A write batch that another thread is at is
+/// waited for first, however long it takes.
 pub struct Bus {
     plane: Arc<Plane>,
     supervisor: Arc<Supervisor>,
@@ -46,6 +47,8 @@ pub struct Bus {
     segments_stop: Arc<Stop>,
     stop: Arc<Stop>,
     threads: Mutex<Threads>,
+    /// AcqRel: who finds it set sees what the closing thread did before. No more is needed, for
+    /// `shut` has `&self` and whoever comes second does nothing.
     closed: AtomicBool,
 }
 
@@ -225,6 +228,9 @@ impl Bus {
     ///
     /// # Errors
     /// [`ErrorKind::Poisoned`].
+    ///
+    /// # Panics
+    /// On a durable bus, if this thread holds a batch, for which it would have to wait.
     pub fn sync(&self) -> Result<()> {
         self.plane.log.sync()
     }
@@ -253,11 +259,7 @@ impl Bus {
     /// # Errors
     /// [`ErrorKind::NameTaken`] if the consumer runs; an I/O error.
     pub fn forget(&self, name: &str) -> Result<bool> {
-        if self.plane.consumers().iter().any(|state| state.name == name) {
-            let what = format!("{name:?} runs: stop it first");
-            return Err(Error::new(ErrorKind::NameTaken, what));
-        }
-        self.plane.checkpoints.forget(name)
+        self.plane.forget(name)
     }
 
     /// Closes the bus within its deadline.
@@ -273,8 +275,10 @@ impl Bus {
     ///
     /// # Errors
     /// [`ErrorKind::Timeout`] naming the consumers whose callbacks have not returned: everything
-    /// else is closed all the same; [`ErrorKind::WouldDeadlock`] from a callback; the error that
-    /// poisoned the log; what kept checkpoints from being stored.
+    /// else is closed all the same; [`ErrorKind::WouldDeadlock`] from a callback, as well; the
+    /// error that poisoned the log; what kept checkpoints from being stored.
+    /// [`ErrorKind::WouldDeadlock`] also if this thread holds a write batch: then nothing is
+    /// closed, threads and the directory's lock stay for the life of the process.
     pub fn close_within(self, deadline: Duration) -> Result<()> {
         self.shut(deadline)
     }
@@ -283,7 +287,9 @@ impl Bus {
         let log = &self.plane.log;
         if log.is_held_here() {
             let what = "the bus is closed while this thread holds a write batch";
-            return Err(Error::new(ErrorKind::WouldDeadlock, what).advise("end the batch first"));
+            let error = Error::new(ErrorKind::WouldDeadlock, what).advise("end the batch first");
+            tracing::error!(%error, "not closed");
+            return Err(error);
         }
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -308,15 +314,16 @@ impl Bus {
             state.order(|control| control.stop = true);
         }
         let mut late = Vec::new();
-        let mut own = None;
+        let (mut own, mut unstored) = (None, None);
         for state in consumers.iter().filter(|state| state.durable_name) {
             if in_callback_of(state) {
                 own = Some(&state.name);
                 continue;
             }
             let left = until.map_or(deadline, |at| at.saturating_duration_since(Instant::now()));
-            if stop_consumer(state, left).is_err() {
-                late.push(state.name.clone());
+            match stop_consumer(state, left) {
+                Ok(()) => unstored = unstored.or(state.control(|c| c.unstored.clone())),
+                Err(_) => late.push(state.name.clone()),
             }
         }
         if let Some(name) = own {
@@ -325,7 +332,7 @@ impl Bus {
                 .advise("it ends when the callback returns, and its last checkpoint is lost"));
         }
         if late.is_empty() {
-            return Ok(());
+            return unstored.map_or(Ok(()), Err);
         }
         let what = format!("callbacks have not returned in {deadline:?}: {}", late.join(", "));
         Err(Error::new(ErrorKind::Timeout, what))

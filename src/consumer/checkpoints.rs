@@ -1,6 +1,6 @@
 //! Checkpoints: the last record each named consumer has processed, in one file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(crate) struct Checkpoints {
     released: AtomicBool,
     /// Names found in a file of another log or another generation of this one. It is kept aside, so
     /// that those consumers are refused until somebody says where they start.
-    foreign: BTreeMap<String, Error>,
+    foreign: Mutex<BTreeMap<String, Error>>,
 }
 
 struct File {
@@ -57,7 +57,7 @@ impl Checkpoints {
             if (found.log_id, found.generation) == (log_id, generation) {
                 stored.extend(found.entries.into_iter().map(|e| (e.name, Lsn::new(e.lsn))));
             } else {
-                file.set_aside()?;
+                file.set_aside(found)?;
             }
         }
         let mut foreign = BTreeMap::new();
@@ -79,8 +79,8 @@ impl Checkpoints {
         stored: BTreeMap<String, Lsn>,
         foreign: BTreeMap<String, Error>,
     ) -> Checkpoints {
-        let (stored, released) = (Mutex::new(stored), AtomicBool::new(false));
-        Checkpoints { file, stored, released, foreign }
+        let (stored, foreign) = (Mutex::new(stored), Mutex::new(foreign));
+        Checkpoints { file, stored, released: AtomicBool::new(false), foreign }
     }
 
     /// After the end: a consumer whose callback returns late must not write to a directory that
@@ -105,7 +105,7 @@ impl Checkpoints {
                     .advise("subscribe with `start_at` to say where it starts"))
             }
             Some(lsn) => Ok(Some(lsn)),
-            None => self.foreign.get(name).cloned().map_or(Ok(None), Err),
+            None => self.foreign.lock().get(name).cloned().map_or(Ok(None), Err),
         }
     }
 
@@ -129,24 +129,32 @@ impl Checkpoints {
     ) -> Result<()> {
         self.change(|stored| {
             let changed = look(stored);
-            (!changed.is_empty()).then(|| {
+            Ok((!changed.is_empty()).then(|| {
                 let mut next = stored.clone();
                 next.extend(changed);
                 next
-            })
+            }))
         })
     }
 
-    /// Forgets a consumer. Returns whether there was a checkpoint.
-    pub(crate) fn forget(&self, name: &str) -> Result<bool> {
+    /// Forgets a consumer if `check` finds that it may, also one set aside. Returns whether there
+    /// was a checkpoint.
+    pub(crate) fn forget(&self, name: &str, check: impl FnOnce() -> Result<()>) -> Result<bool> {
         let mut had = false;
         self.change(|stored| {
-            had = stored.contains_key(name);
-            had.then(|| {
+            check()?;
+            let mut foreign = self.foreign.lock();
+            if let Some(file) = self.file.as_ref().filter(|_| foreign.contains_key(name)) {
+                file.forget_foreign(name)?;
+                had = foreign.remove(name).is_some();
+            }
+            let is_stored = stored.contains_key(name);
+            had |= is_stored;
+            Ok(is_stored.then(|| {
                 let mut next = stored.clone();
                 next.remove(name);
                 next
-            })
+            }))
         })?;
         Ok(had)
     }
@@ -156,10 +164,10 @@ impl Checkpoints {
     /// disk.
     fn change(
         &self,
-        change: impl FnOnce(&BTreeMap<String, Lsn>) -> Option<BTreeMap<String, Lsn>>,
+        change: impl FnOnce(&BTreeMap<String, Lsn>) -> Result<Option<BTreeMap<String, Lsn>>>,
     ) -> Result<()> {
         let mut stored = self.stored.lock();
-        let Some(next) = change(&stored) else {
+        let Some(next) = change(&stored)? else {
             return Ok(());
         };
         if self.released.load(Ordering::Relaxed) {
@@ -202,17 +210,32 @@ fn read(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Option<format::Checkp
 }
 
 impl File {
-    fn set_aside(&self) -> Result<()> {
-        let path = self.dir.join(NAME);
+    /// Keeps `found`, the file as it is, beside this log's own checkpoints. Of consumers set aside
+    /// before that are not in it, the names stay: they have not said either where they start.
+    fn set_aside(&self, mut found: format::Checkpoints) -> Result<()> {
+        let (path, aside) = (self.dir.join(NAME), self.dir.join(FOREIGN_NAME));
         let failed = |e| Error::io("cannot set foreign checkpoints aside", &path, e);
-        self.disk.rename(&path, &self.dir.join(FOREIGN_NAME)).map_err(failed)?;
+        let before = read(&*self.disk, &self.dir, FOREIGN_NAME)?.map(|before| before.entries);
+        let names: BTreeSet<_> = found.entries.iter().map(|entry| entry.name.clone()).collect();
+        let mut more = before.unwrap_or_default();
+        more.retain(|entry| !names.contains(&entry.name));
+        if more.is_empty() {
+            self.disk.rename(&path, &aside).map_err(failed)?;
+        } else {
+            found.entries.extend(more);
+            self.write(&found, &aside)?;
+            self.disk.remove(&path).map_err(failed)?;
+        }
         self.disk.sync_dir(&self.dir).map_err(failed)
     }
 
+    fn forget_foreign(&self, name: &str) -> Result<()> {
+        let Some(mut found) = read(&*self.disk, &self.dir, FOREIGN_NAME)? else { return Ok(()) };
+        found.entries.retain(|entry| entry.name != name);
+        self.write(&found, &self.dir.join(FOREIGN_NAME)).map(drop)
+    }
+
     fn replace(&self, values: &BTreeMap<String, Lsn>) -> Result<()> {
-        let path = self.dir.join(NAME);
-        let temporary = self.dir.join(TEMPORARY_NAME);
-        let failed = |e| Error::io("cannot store the checkpoints", &path, e);
         let entry =
             |(name, lsn): (&String, &Lsn)| CheckpointEntry { name: name.clone(), lsn: lsn.get() };
         let content = format::Checkpoints {
@@ -220,16 +243,29 @@ impl File {
             generation: self.generation,
             entries: values.iter().map(entry).collect(),
         };
-        let bytes = content.encode();
-        let file = self.temporary(bytes.len() as u64).map_err(failed)?;
-        file.write_at(&bytes, 0).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        self.disk.rename(&temporary, &path).map_err(failed)?;
-        self.disk.sync_dir(&self.dir).map_err(failed)?;
+        let bytes = self.write(&content, &self.dir.join(NAME))?;
         // Room for the next one, taken while there is some: on a full disk it is retention behind
         // the checkpoints that makes room, and no checkpoint must wait for that.
         let _ = self.temporary(bytes.len() as u64).and_then(|file| file.write_at(&bytes, 0));
         Ok(())
+    }
+
+    /// Replaces a file. What could not be read again is not written.
+    fn write(&self, content: &format::Checkpoints, path: &Path) -> Result<Vec<u8>> {
+        let failed = |e| Error::io("cannot store the checkpoints", path, e);
+        let bytes = content.encode();
+        if bytes.len() as u64 > limits::CHECKPOINT_FILE_BYTES_MAX {
+            let what = format!("no file takes {} checkpoints", content.entries.len());
+            return Err(Error::new(ErrorKind::TooManyConsumers, what)
+                .at_path(path)
+                .advise("`forget` the consumers that do not come back"));
+        }
+        let file = self.temporary(bytes.len() as u64).map_err(failed)?;
+        file.write_at(&bytes, 0).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        self.disk.rename(&self.dir.join(TEMPORARY_NAME), path).map_err(failed)?;
+        self.disk.sync_dir(&self.dir).map_err(failed)?;
+        Ok(bytes)
     }
 
     /// A file under the temporary name to write `len` bytes to: the one for which there is room
@@ -244,5 +280,66 @@ impl File {
             Err(e) => return Err(e),
         }
         self.disk.open(&path, OpenMode { create: true, ..mode })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Backend, RealDisk};
+
+    fn open(dir: &Path, generation: u64) -> Result<Checkpoints> {
+        let disk = Arc::new(RealDisk::new(Backend::Psync, false).unwrap());
+        Checkpoints::open(disk, dir.to_owned(), (LogId([7; 16]), generation))
+    }
+
+    fn kind(checkpoints: &Checkpoints, name: &str) -> Option<ErrorKind> {
+        checkpoints.get(name, Lsn::new(9)).err().map(|error| error.kind())
+    }
+
+    /// Those of before the first repair counted as new after the second.
+    #[test]
+    fn whoever_was_set_aside_stays_so_until_it_says_where_it_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = open(dir.path(), 1).unwrap();
+        checkpoints.store("a".into(), Lsn::new(3)).unwrap();
+        checkpoints.store("b".into(), Lsn::new(4)).unwrap();
+        for generation in [2, 3, 4] {
+            let checkpoints = open(dir.path(), generation).unwrap();
+            for name in ["a", "b"] {
+                assert_eq!(kind(&checkpoints, name), Some(ErrorKind::ForeignCheckpoint), "{name}");
+            }
+            assert_eq!(checkpoints.get("c", Lsn::new(9)).unwrap(), None);
+            if generation < 4 {
+                checkpoints.store("a".into(), Lsn::new(5)).unwrap();
+                assert_eq!(checkpoints.get("a", Lsn::new(9)).unwrap(), Some(Lsn::new(5)));
+            }
+        }
+        let checkpoints = open(dir.path(), 5).unwrap();
+        assert!(checkpoints.forget("b", || Ok(())).unwrap(), "it is known that far");
+        for checkpoints in [checkpoints, open(dir.path(), 5).unwrap()] {
+            assert_eq!(checkpoints.get("b", Lsn::new(9)).unwrap(), None);
+            assert!(!checkpoints.forget("b", || Ok(())).unwrap());
+            assert_eq!(kind(&checkpoints, "a"), Some(ErrorKind::ForeignCheckpoint));
+        }
+    }
+
+    /// What was stored grew until nothing opened any more.
+    #[test]
+    fn no_more_is_stored_than_can_be_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = open(dir.path(), 1).unwrap();
+        let names = |range: std::ops::Range<u64>| {
+            range.map(|i| (format!("{i:0255}"), Lsn::new(i))).collect::<Vec<_>>()
+        };
+        // As many as may run at once.
+        checkpoints.store_now(|_| names(0..1 << 16)).unwrap();
+        let full = checkpoints.store_now(|_| names(0..110_000)).unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::TooManyConsumers);
+        assert_eq!(full.path(), Some(&*dir.path().join(NAME)));
+        let checkpoints = open(dir.path(), 1).unwrap();
+        assert_eq!(checkpoints.stored.lock().len(), 1 << 16);
+        assert!(checkpoints.forget(&format!("{:0255}", 5), || Ok(())).unwrap());
+        assert_eq!(open(dir.path(), 1).unwrap().stored.lock().len(), (1 << 16) - 1);
     }
 }

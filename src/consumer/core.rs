@@ -102,6 +102,7 @@ pub(crate) struct Consumer {
     dice: u64,
 }
 
+#[derive(Clone)]
 pub(crate) struct ConsumerOptions {
     pub(crate) filter: Filter,
     pub(crate) limits: PageLimits,
@@ -313,12 +314,7 @@ impl Consumer {
             if scan.to != *cursor {
                 return Ok(Ok(scan));
             }
-            // The window holds the next block in part; asking for more fails if there is none.
-            if more && !held.is_replay() {
-                let what = "a block ends behind the committed position";
-                return Err(Error::new(ErrorKind::Gap, what));
-            }
-            more = true;
+            more = held.ask_for_more(more)?;
         }
     }
 
@@ -470,12 +466,19 @@ impl Consumer {
         self.held = Held::None;
         let (plane, state) = (&self.plane, &self.state);
         let stored = if state.durable_name { plane.flush_checkpoints() } else { Ok(()) };
-        if let Err(error) = stored {
+        if let Err(error) = &stored {
             let consumer = &*state.name;
             tracing::warn!(consumer, %error, "the last checkpoint was not stored");
         }
+        // What came since the last tick.
+        let tier = state.tiering.lock().phase.tier();
+        state.metrics.tell(&plane.sample(state), tier);
+        // From here on the name, and what is stored under it, may be another consumer's.
         plane.leave(state);
-        state.control(|control| control.finished = true);
+        state.control(|control| {
+            control.unstored = stored.err();
+            control.finished = true;
+        });
         state.changed.notify();
     }
 }

@@ -18,8 +18,8 @@ use crate::lsn::Lsn;
 use crate::options::Options;
 use crate::policy::{Phase, Policy, Reason, Tier};
 use crate::source::{Brought, Cursor, Held, Hot, Replay, Supply, Want};
-use crate::sync::Mutex;
 use crate::sync::atomic::AtomicBool;
+use crate::sync::{Mutex, nanos};
 use crate::telemetry::ConsumerSample;
 
 pub(crate) struct Plane {
@@ -32,6 +32,7 @@ pub(crate) struct Plane {
     pub(crate) budget: Arc<PinBudget>,
     pub(crate) checkpoints: Checkpoints,
     consumers: Mutex<Vec<Arc<State>>>,
+    /// Release, and Acquire under the lock of `consumers`: see `refuse_consumers`.
     refusing: AtomicBool,
     history: Mutex<History>,
     pub(crate) stirs: Arc<Stirs>,
@@ -161,6 +162,18 @@ impl Plane {
         Ok(())
     }
 
+    /// Deletes the checkpoint of a consumer that does not run.
+    pub(crate) fn forget(&self, name: &str) -> Result<bool> {
+        // Looked at under the checkpoints' lock: whoever enters later stores its first one later.
+        self.checkpoints.forget(name, || {
+            if self.consumers.lock().iter().any(|state| state.name == name) {
+                let what = format!("{name:?} runs: stop it first");
+                return Err(Error::new(ErrorKind::NameTaken, what));
+            }
+            Ok(())
+        })
+    }
+
     // ---- looking at them -------------------------------------------------------------------
 
     /// Acquire, as for the committed word: the look that follows sees what is counted.
@@ -243,8 +256,7 @@ impl Plane {
             }
             Start::Lsn(lsn) => self.cursor_at(lsn),
             Start::Time(time) => {
-                let nanos = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-                self.cursor_at_time(nanos)
+                self.cursor_at_time(time.duration_since(UNIX_EPOCH).map_or(0, nanos))
             }
         }
     }
@@ -289,11 +301,16 @@ impl Plane {
     fn walk_to_time(&self, mut cursor: Cursor, nanos: u64) -> Result<Cursor> {
         let mut held = Held::None;
         let mut more = false;
+        let mut next = None;
         loop {
             let seen = self.log.ring.committed.load();
             match held.bring(self.supply(), Want::CatchUp, &mut cursor, seen, more)? {
                 Brought::Ready => {}
-                Brought::End => return self.cursor(Start::Latest),
+                // What is committed meanwhile is later, and comes next.
+                Brought::End => {
+                    let end = next.map(|lsn| Cursor::at(cursor.block, lsn));
+                    return end.map_or_else(|| self.cursor(Start::Latest), Ok);
+                }
                 _ => {
                     let what = "the log moved on while a time was sought";
                     return Err(Error::new(ErrorKind::PositionLost, what));
@@ -301,12 +318,20 @@ impl Plane {
             }
             let window = held.window(&self.log.geometry);
             let rest = window.bytes.get((cursor.block - window.base) as usize..);
-            let header = rest.and_then(BlockHeader::read);
-            more = header.is_none();
-            let Some(header) = header else { continue };
+            let rest = rest.unwrap_or_default();
+            let header = BlockHeader::read(rest);
+            let whole = header.as_ref().and_then(|header| rest.get(..header.framed_bytes()));
+            let (Some(header), Some(block)) = (header, whole) else {
+                more = held.ask_for_more(more)?;
+                continue;
+            };
+            // Its time is believed only then: a block passed over would be skipped in silence.
+            held.verify(cursor.block, block)?;
+            more = false;
             if header.records > 0 && header.time_nanos >= nanos {
                 return Ok(Cursor::at(cursor.block, Lsn::new(header.first_lsn)));
             }
+            next = Some(Lsn::new(header.first_lsn + u64::from(header.records)));
             let padded = align_up(header.framed_bytes() as u64, window.align as u64);
             cursor.skip_to(cursor.block + padded);
         }

@@ -50,6 +50,15 @@ impl fmt::Debug for Reader {
 
 static NEXT_READER: AtomicU64 = AtomicU64::new(1);
 
+/// How long a call looks for a record.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// Without waiting, through everything before this position.
+    To(u64),
+    Until(Instant),
+    Endless,
+}
+
 impl Reader {
     pub(crate) fn new(plane: Arc<Plane>, start: Start, filter: Filter) -> Result<Reader> {
         let hold = plane.log.ring.readers.hold();
@@ -67,12 +76,14 @@ impl Reader {
         Ok(Reader { consumer, ready: Ready::default(), idle: 0 })
     }
 
-    /// The next record if there is one.
+    /// The next record of those committed before this call. `None` if there is none, and also where
+    /// reading it has to wait: for a turn in the cold tier, or after a read that failed.
     ///
     /// # Errors
     /// As [`Reader::next_timeout`], but for the time-out.
     pub fn try_next(&mut self) -> Result<Option<OwnedRecord>> {
-        self.next_within(Some(Instant::now()))
+        let seen = self.consumer.plane().log.ring.committed.load();
+        self.next_within(Patience::To(seen.position()))
     }
 
     /// The next record, waiting for it at most this long; `None` then, and when the bus is closed.
@@ -82,7 +93,8 @@ impl Reader {
     /// the last record of a failed log; [`ErrorKind::Corrupt`] or [`ErrorKind::Io`] if the log
     /// cannot be read.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<OwnedRecord>> {
-        self.next_within(Instant::now().checked_add(timeout))
+        let deadline = Instant::now().checked_add(timeout);
+        self.next_within(deadline.map_or(Patience::Endless, Patience::Until))
     }
 
     /// How it is doing.
@@ -91,29 +103,40 @@ impl Reader {
         self.consumer.plane().status(self.consumer.state())
     }
 
-    fn next_within(&mut self, deadline: Option<Instant>) -> Result<Option<OwnedRecord>> {
+    fn next_within(&mut self, patience: Patience) -> Result<Option<OwnedRecord>> {
         if let Some(record) = self.ready.0.pop_front() {
             return Ok(Some(record));
         }
-        let outcome = self.pull(deadline);
+        let outcome = self.pull(patience);
         // However long the owner takes until the next call, that is no stall.
         self.consumer.state().set_activity(Activity::Unpolled);
         outcome
     }
 
-    fn pull(&mut self, deadline: Option<Instant>) -> Result<Option<OwnedRecord>> {
+    fn pull(&mut self, patience: Patience) -> Result<Option<OwnedRecord>> {
         loop {
             if let Some(record) = self.ready.0.pop_front() {
                 return Ok(Some(record));
             }
             let word = self.consumer.state().sleeper.word.read();
             let progress = self.consumer.poll(&mut self.ready);
-            let left = deadline.map_or(limits::REST_MAX, |deadline| {
-                deadline.saturating_duration_since(Instant::now()).min(limits::REST_MAX)
-            });
+            let left = match patience {
+                Patience::To(_) => Duration::ZERO,
+                Patience::Until(at) => at.saturating_duration_since(Instant::now()),
+                Patience::Endless => limits::REST_MAX,
+            };
+            let left = left.min(limits::REST_MAX);
             match progress {
                 Progress::Moved => {
                     self.idle = 0;
+                    // Where the filter lets nothing through, moving goes on for long.
+                    let is_far = match patience {
+                        Patience::To(position) => self.consumer.state().position() >= position,
+                        Patience::Until(_) | Patience::Endless => left.is_zero(),
+                    };
+                    if is_far && self.ready.0.is_empty() {
+                        return Ok(None);
+                    }
                     continue;
                 }
                 Progress::Stopped => return Ok(None),
@@ -156,7 +179,7 @@ impl Iterator for Reader {
 
     /// Blocks at the tail; `None` when the bus is closed.
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_within(None).transpose()
+        self.next_within(Patience::Endless).transpose()
     }
 }
 

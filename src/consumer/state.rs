@@ -43,6 +43,8 @@ pub(crate) struct Control {
     pub(crate) seeks: u64,
     pub(crate) parked: Option<Error>,
     pub(crate) finished: bool,
+    /// What kept its last checkpoint from being stored.
+    pub(crate) unstored: Option<Error>,
 }
 
 pub(crate) struct State {
@@ -65,7 +67,8 @@ pub(crate) struct State {
     seeks_applied: atomic::AtomicU64,
     /// Position of the next record, as far as bytes are concerned.
     pub(crate) place: Arc<Place>,
-    /// Block time of the last record processed.
+    /// Block time of the last record processed. Relaxed, as what it is at and all counts below:
+    /// each is looked at by itself.
     pub(crate) last_time_nanos: AtomicU64,
     activity: AtomicU8,
     pub(crate) in_callback: AtomicBool,

@@ -175,18 +175,26 @@ fn begin(
         let what = format!("names that begin with {READER_PREFIX:?} are those of readers");
         return Err(Error::new(ErrorKind::InvalidOption, what));
     }
-    let stored = match start_at {
-        Some(_) => None,
-        None => plane.checkpoints.get(&name, plane.log.ring.committed_lsn())?,
+    let lookup = || match start_at {
+        Some(_) => Ok(None),
+        None => plane.checkpoints.get(&name, plane.log.ring.committed_lsn()),
     };
-    let hold = plane.log.ring.readers.hold();
-    let cursor = match (start_at, stored) {
-        (Some(start), _) => plane.cursor(start)?,
-        (None, Some(lsn)) => resume_at(&plane, lsn, options.on_loss)?,
-        (None, None) => plane.cursor(start_if_new)?,
+    let (consumer, cursor) = loop {
+        let stored = lookup()?;
+        let hold = plane.log.ring.readers.hold();
+        let cursor = match (start_at, stored) {
+            (Some(start), _) => plane.cursor(start)?,
+            (None, Some(lsn)) => resume_at(&plane, lsn, options.on_loss)?,
+            (None, None) => plane.cursor(start_if_new)?,
+        };
+        let consumer = enter(Arc::clone(&plane), name.clone(), true, cursor, options.clone())?;
+        drop(hold);
+        // Until it entered, the name may have been that of one that has stored more since.
+        if lookup().is_ok_and(|again| again == stored) {
+            break (consumer, cursor);
+        }
+        plane.leave(consumer.state());
     };
-    let consumer = enter(Arc::clone(&plane), name, true, cursor, options)?;
-    drop(hold);
     let (plane, state) = (consumer.plane(), consumer.state());
     let first = cursor.next_lsn.previous();
     if let Err(error) = plane.checkpoints.store(state.name.clone(), first) {
@@ -290,10 +298,11 @@ impl Subscription {
     ///
     /// # Errors
     /// As for [`Start`]; [`ErrorKind::WouldDeadlock`] from its own callback, whose batch would then
-    /// be acknowledged at the wrong place; [`ErrorKind::Stopped`].
+    /// be acknowledged at the wrong place; [`ErrorKind::Stopped`]; [`ErrorKind::Io`] if the
+    /// checkpoint could not be stored: it moves all the same, and storing is tried again.
     pub fn seek(&self, start: Start) -> Result<()> {
         self.refuse_own_callback("seek")?;
-        let _hold = self.plane.log.ring.readers.hold();
+        let hold = self.plane.log.ring.readers.hold();
         let cursor = self.plane.cursor(start)?;
         self.state.order(|control| {
             if control.stop || control.finished {
@@ -304,7 +313,9 @@ impl Subscription {
             control.seek = Some((cursor, control.seeks));
             self.state.place.seek(cursor.block);
             Ok(())
-        })
+        })?;
+        drop(hold);
+        self.plane.flush_checkpoints()
     }
 
     /// Waits until this record is processed.
@@ -367,12 +378,10 @@ impl Subscription {
     pub fn stop_within(&self, deadline: Duration) -> Result<()> {
         self.refuse_own_callback("stop")?;
         stop(&self.state, deadline)?;
-        let Some(thread) = self.thread.lock().take() else {
-            return Ok(());
-        };
+        let thread = self.thread.lock().take();
         // The thread has nothing left to do; panics of the callback are caught long before.
-        let _ = thread.join();
-        self.plane.checkpoints.store(self.state.name.clone(), self.state.processed())
+        let _ = thread.map(JoinHandle::join);
+        self.state.control(|control| control.unstored.clone()).map_or(Ok(()), Err)
     }
 
     #[cfg(feature = "testing")]

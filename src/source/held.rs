@@ -114,6 +114,16 @@ impl Held {
         }
     }
 
+    /// The window holds the next block in part. A replay that is asked for more, once or again,
+    /// fails when there is none; the ring has whole blocks.
+    pub(crate) fn ask_for_more(&self, asked: bool) -> Result<bool> {
+        if asked && !self.is_replay() {
+            let what = "a block ends behind the committed position";
+            return Err(Error::new(ErrorKind::Gap, what));
+        }
+        Ok(true)
+    }
+
     /// Checks a block before it is used, and says whether it had to: what this process wrote and
     /// still holds needs no check, nor does what was checked before.
     pub(crate) fn verify(&self, position: u64, block: &[u8]) -> Result<bool> {

@@ -5,6 +5,7 @@
 //! block is verified once for all readers; and what lies behind the slowest reader is really given
 //! back: first out of the mapping, since the kernel keeps mapped pages, then out of the cache.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,17 +100,25 @@ impl Shared {
         }
     }
 
+    fn unreadable(&self, cause: io::Error, offset: u64) -> Error {
+        Error::io("cannot read a mapped segment", &self.path, cause)
+            .at_segment(self.footer.number, offset)
+    }
+
     fn populate(&self, from: u64, to: u64) -> Result<()> {
         let (offset, len) = (from as usize, (to - from) as usize);
         match self.map.advise_range(Advice::PopulateRead, offset, len) {
             Ok(()) => Ok(()),
             // Kernels before 5.14 do not know the advice: pages come on first touch.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            Err(e) if e.raw_os_error() == Some(libc::EFAULT) => {
-                Err(self.damaged("the file was truncated while it was mapped", from))
-            }
-            Err(e) => Err(Error::io("cannot read a mapped segment", &self.path, e)
-                .at_segment(self.footer.number, from)),
+            // Where reading would raise SIGBUS: behind the file's end, or where the disk fails.
+            Err(e) if e.raw_os_error() == Some(libc::EFAULT) => match self.file.len() {
+                Ok(len) if len < to => {
+                    Err(self.damaged("the file was truncated while it was mapped", from))
+                }
+                _ => Err(self.unreadable(io::Error::from_raw_os_error(libc::EIO), from)),
+            },
+            Err(e) => Err(self.unreadable(e, from)),
         }
     }
 

@@ -175,7 +175,7 @@ fn damaged_checkpoints_are_refused() {
             }
         }
         let mut longer = whole.clone();
-        longer.resize(5 << 20, 0);
+        longer.resize(27 << 20, 0);
         with(&bed, &path, &longer, ErrorKind::Corrupt);
         reopens(&bed, &mut model);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use eventplane::testing::{Force, ManualClock, Probe, SimDisk};
 use eventplane::{
-    Builder, Bus, Durability, ErrorKind, Lsn, Reason, Result, Retention, Start, Ticket, Writer,
+    Builder, Bus, Durability, ErrorKind, Lsn, Reason, Result, Retention, Ticket, Writer,
 };
 use fastrand::Rng;
 
@@ -317,7 +317,7 @@ impl Life {
         let first = self.bus.first_lsn().get();
         let end = self.bus.committed_lsn().get() + 1;
         match self.rng.u8(0..3) {
-            0 => self.subs[chosen].seek(Start::Lsn(Lsn::new(self.rng.u64(first..=end)))),
+            0 => self.subs[chosen].seek(self.rng.u64(first..=end)),
             1 => {
                 self.subs[chosen].handle().pause();
                 Ok(())

@@ -108,11 +108,13 @@ impl Sub {
         }
     }
 
-    pub(crate) fn seek(&mut self, start: Start) -> Result<()> {
-        self.handle().seek(start)?;
-        let lsn = self.handle().status().lsn.get();
-        lock(&self.ledger).may_store(&self.name, lsn);
-        open(&self.expected).next = lsn + 1;
+    /// Moves it, and stores where all of them are: also if storing fails it has moved.
+    pub(crate) fn seek(&mut self, next: u64) -> Result<()> {
+        lock(&self.ledger).may_store(&self.name, next - 1);
+        let stored = self.handle().seek(Start::Lsn(Lsn::new(next)));
+        open(&self.expected).next = self.handle().status().lsn.get() + 1;
+        stored?;
+        lock(&self.ledger).flushed();
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use eventplane::testing::Polled;
 use eventplane::{Ack, Batch, Bus, Error, ErrorKind, Lsn, ReadMode, Retry, Signal, Start, Status};
@@ -81,6 +81,41 @@ fn trap_03_one_flipped_bit_is_an_error_wherever_it_is() {
             assert_eq!(error.path(), Some(&*bed.segment_path(2)));
             bus.close().unwrap();
             replace(&bed.segment_path(2), &file);
+        }
+        holds(&bed, &bed.by_hand(), &model);
+    }
+}
+
+/// A block whose time was damaged was passed over when a time was sought, and its records with it.
+#[test]
+fn a_damaged_block_is_not_passed_over_by_a_start_in_time() {
+    for backend in backends() {
+        let bed = Bed::new(backend);
+        let mut model = Vec::new();
+        let bus = bed.by_hand();
+        for _ in 0..40 {
+            bed.clock.advance(Duration::from_secs(1));
+            commit(&bus.writer(), &mut model, 5_000);
+            bus.drive().unwrap();
+        }
+        bus.close().unwrap();
+        let file = bed.segment(1);
+        for block in raw::filled(&file) {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(block.time_nanos);
+            // Its records, its time, its length.
+            for place in [20, 46, 16, 19] {
+                let mode = if place == 20 { ReadMode::Pread } else { ReadMode::Map };
+                bed.flip(1, block.offset + place);
+                let bus = by_hand(&bed, mode);
+                let sought = bus
+                    .reader(Start::Time(at))
+                    .and_then(|mut reader| reader.try_next());
+                let error = sought.expect_err("the damage is in the way");
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{place}: {error:?}");
+                assert_eq!(error.path(), Some(&*bed.segment_path(1)));
+                bus.close().unwrap();
+                replace(&bed.segment_path(1), &file);
+            }
         }
         holds(&bed, &bed.by_hand(), &model);
     }

@@ -1,0 +1,182 @@
+//! Whose checkpoint is stored, and when: by the consumer that has the name, and before a call that
+//! says so returns.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use common::{LONG, SEGMENT_BYTES, fill, fill_bytes, on_each_backend, recording, small, until};
+use eventplane::offline::LogDir;
+use eventplane::testing::{Fault, Faults, ManualClock, Op, Polled};
+use eventplane::{Ack, Backend, Bus, ErrorKind, Lsn, Start};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// As a killed process would leave the directory.
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else if !entry.file_name().to_string_lossy().ends_with(".tmp") {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Where a consumer of this name would go on.
+fn stored(bus: &Bus, name: &str) -> Lsn {
+    let consumer = bus.subscribe(name).manual(|_| Ok(Ack::All)).unwrap();
+    consumer.handle().status().lsn
+}
+
+/// The second stop stored what the first consumer had processed, over what its successor had.
+#[test]
+fn stopping_again_leaves_the_successors_checkpoint_alone() {
+    on_each_backend(|backend| {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = small(backend)
+            .checkpoint_interval(HOUR)
+            .open(dir.path())
+            .unwrap();
+        let last = fill(&bus, &bus.writer(), 100, 100);
+        let (release, gate) = mpsc::channel::<()>();
+        let (entered, inside) = mpsc::channel();
+        let hung = bus.subscribe("c").start_if_new(Start::Earliest).run(move |_| {
+            let _ = entered.send(());
+            let _ = gate.recv();
+            Ok(Ack::All)
+        });
+        let hung = hung.unwrap();
+        inside.recv_timeout(LONG).unwrap();
+        let late = hung.stop_within(Duration::from_millis(10)).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Timeout);
+        drop(release);
+        until("the first one to leave", || bus.consumers().is_empty());
+        let successor = bus
+            .subscribe("c")
+            .start_at(Start::Earliest)
+            .batch_records_max(50);
+        let mut successor = successor.manual(|_| Ok(Ack::All)).unwrap();
+        successor.poll();
+        assert_eq!(successor.handle().status().lsn, Lsn::new(50));
+        drop(successor);
+        hung.stop().unwrap();
+        hung.stop().unwrap();
+        assert_eq!(stored(&bus, "c"), Lsn::new(50), "of {last}");
+        assert!(bus.forget("c").unwrap());
+        hung.stop().unwrap();
+        assert!(!bus.forget("c").unwrap(), "stopping brought it back");
+        bus.close().unwrap();
+    });
+}
+
+#[test]
+fn a_seek_is_stored_when_it_returns() {
+    on_each_backend(|backend| {
+        let [dir, after] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let bus = small(backend)
+            .checkpoint_interval(HOUR)
+            .open(dir.path())
+            .unwrap();
+        fill(&bus, &bus.writer(), 100, 100);
+        let (consumer, _) = recording(&bus, "c", Start::Earliest);
+        consumer.wait_caught_up(LONG).unwrap();
+        consumer.pause();
+        until("the pause", || consumer.status().paused);
+        consumer.seek(Start::Lsn(Lsn::new(41))).unwrap();
+        copy(dir.path(), after.path());
+        let killed = small(backend).open(after.path()).unwrap();
+        assert_eq!(stored(&killed, "c"), Lsn::new(40));
+        killed.close().unwrap();
+        bus.close().unwrap();
+    });
+}
+
+/// The successor had looked its checkpoint up before the last one of its predecessor was stored.
+#[test]
+fn a_name_that_changes_hands_takes_the_last_checkpoint_along() {
+    let (dir, faults, clock) = (
+        tempfile::tempdir().unwrap(),
+        Faults::new(),
+        ManualClock::default(),
+    );
+    // With faults, what is read goes through calls that can be held.
+    let builder = small(Backend::Psync).faults(&faults).manual(&clock);
+    let bus = builder.open(dir.path()).unwrap();
+    // More segments than there are footers in memory.
+    let last = fill_bytes(&bus, 16 * SEGMENT_BYTES);
+    let first = bus
+        .subscribe("c")
+        .start_if_new(Start::Earliest)
+        .batch_records_max(5);
+    let mut first = first.manual(|_| Ok(Ack::All)).unwrap();
+    first.poll();
+    bus.housekeep();
+    let early = first.handle().status().lsn;
+    assert!(early > Lsn::ZERO && early < last);
+    while first.poll() != Polled::CaughtUp {
+        clock.advance(Duration::from_millis(20));
+        bus.tick();
+    }
+    let hold = faults.hold(Op::Read);
+    std::thread::scope(|scope| {
+        let successor = scope.spawn(|| stored(&bus, "c"));
+        assert!(
+            hold.wait_for(1),
+            "the successor looks for the place of its checkpoint"
+        );
+        drop(first);
+        drop(hold);
+        assert_eq!(successor.join().unwrap(), last);
+    });
+    assert_eq!(stored(&bus, "c"), last);
+}
+
+#[test]
+fn a_close_says_that_the_last_checkpoints_were_not_stored() {
+    on_each_backend(|backend| {
+        let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
+        let builder = small(backend).checkpoint_interval(HOUR).faults(&faults);
+        let bus = builder.open(dir.path()).unwrap();
+        let last = fill(&bus, &bus.writer(), 10, 100);
+        let (consumer, _) = recording(&bus, "c", Start::Earliest);
+        consumer.wait_processed(last, LONG).unwrap();
+        faults.inject(Fault::errno(Op::Rename, libc::EIO).on("checkpoints").forever());
+        assert_eq!(bus.close().unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(consumer.stop().unwrap_err().kind(), ErrorKind::Io);
+    });
+}
+
+/// A repair moved them away, and their consumers were new ones.
+#[test]
+fn those_of_a_newer_build_are_left_alone() {
+    for name in ["checkpoints", "checkpoints.foreign"] {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = small(Backend::Psync).open(dir.path()).unwrap();
+        fill(&bus, &bus.writer(), 3, 100);
+        bus.subscribe("c").run(|_| Ok(Ack::All)).unwrap();
+        bus.close().unwrap();
+        let path = dir.path().join(name);
+        fs::rename(dir.path().join("checkpoints"), &path).unwrap();
+        let mut newer = fs::read(&path).unwrap();
+        newer[8] = 2;
+        fs::write(&path, &newer).unwrap();
+        let mut log = LogDir::open(dir.path()).unwrap();
+        let findings = log.verify().unwrap().findings;
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].kind(), ErrorKind::Unsupported);
+        let _ = log.repair();
+        drop(log);
+        assert!(fs::read(&path).unwrap() == newer);
+        let error = small(Backend::Psync).open(dir.path()).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.path()),
+            (ErrorKind::Unsupported, Some(&*path))
+        );
+    }
+}
