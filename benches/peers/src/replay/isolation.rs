@@ -46,14 +46,15 @@ fn run(context: &Context) -> anyhow::Result<()> {
     Log::write(dir.path().join("log"), distances.log, SMALL, builder.clone())?;
     let bus = builder.open(dir.path().join("log"))?;
     let writer = bus.writer();
-    let mut micros = commit_micros(&bus, &writer, context.scaled(2_000, 200))?;
-    // By the median, lest a moment in which the disk was busy makes for an easy pace.
-    let interval = 2.0 * percentile(&mut micros, 0.5) / 1e6;
     let lasting = Duration::from_millis(context.scaled(3_000, 250));
     let replays = Replays::start(&bus, distances.cold)?;
     let bare = Bare::new(dir.path())?;
-    let (mut p99s, mut rates, mut bares) = ([vec![], vec![]], [vec![], vec![]], vec![]);
+    let (mut p99s, mut rates, mut bares) = ([vec![], vec![]], [vec![], vec![]], [vec![], vec![]]);
     for _ in 0..context.rounds {
+        // Anew each time, and by the median: a moment in which the disk was busy would make for an
+        // easy pace.
+        let mut micros = commit_micros(&bus, &writer, context.scaled(2_000, 200))?;
+        let interval = 2.0 * percentile(&mut micros, 0.5) / 1e6;
         let before = replays.read.load(Ordering::Relaxed);
         for (side, replaying) in [true, false].into_iter().enumerate() {
             let pace = || paced(&bus, &writer, interval, lasting);
@@ -63,7 +64,10 @@ fn run(context: &Context) -> anyhow::Result<()> {
         }
         let read = (replays.read.load(Ordering::Relaxed) - before) * RECORD_BYTES;
         let rate = read as f64 / lasting.as_secs_f64();
-        bares.push(bare.p99(interval, lasting, rate)? / bare.p99(interval, lasting, 0.0)?);
+        let beside = bare.paced(interval, lasting, rate)?;
+        let alone = bare.paced(interval, lasting, 0.0)?;
+        bares[0].push(beside.p99 / alone.p99);
+        bares[1].push(beside.rate / alone.rate);
     }
     ensure!(replays.wrong.load(Ordering::Relaxed) == 0, "payloads of other records");
     let report = &context.report;
@@ -76,9 +80,10 @@ fn run(context: &Context) -> anyhow::Result<()> {
     }
     let read = replays.read.load(Ordering::Relaxed) as f64 / 1e6;
     report.figure(BENCH.name, "million records replayed meanwhile", &[read]);
-    let what =
-        "p99 of bare writes beside a bare reader of as many bytes, in pieces of 64 KiB, / alone";
-    report.figure(BENCH.name, what, &bares);
+    for (what, figures) in ["p99", "rate"].into_iter().zip(&bares) {
+        let what = format!("{what} of bare writes beside a bare reader of as many bytes / alone");
+        report.figure(BENCH.name, &what, figures);
+    }
     ensure!(read > 0.0, "nobody replayed anything");
     Ok(())
 }
@@ -144,9 +149,9 @@ impl Bare {
         Ok(Bare { written: file("written")?, read: file("read")? })
     }
 
-    /// Durable writes of a page, one each `interval` seconds, beside reads of so many bytes a
-    /// second; the 99th percentile of a write in microseconds.
-    fn p99(&self, interval: f64, lasting: Duration, read_rate: f64) -> anyhow::Result<f64> {
+    /// Durable writes of a page, one each `interval` seconds, beside reads in pieces of 64 KiB, of
+    /// so many bytes a second.
+    fn paced(&self, interval: f64, lasting: Duration, read_rate: f64) -> anyhow::Result<Paced> {
         let page = disk::page_buffer(Bare::PAGE as usize)?;
         let begun = Instant::now();
         let reader = || -> anyhow::Result<()> {
@@ -165,7 +170,8 @@ impl Bare {
             });
             reader.join().expect("the reader does not panic").and(micros)
         })?;
-        Ok(percentile(&mut micros, 0.99))
+        let rate = micros.len() as f64 / begun.elapsed().as_secs_f64();
+        Ok(Paced { p99: percentile(&mut micros, 0.99), rate })
     }
 }
 
