@@ -513,7 +513,9 @@ fn a_failed_log_is_drained_and_then_says_so() {
 fn a_reader_that_finds_nothing_keeps_its_deadline() {
     on_each_backend(|backend| {
         let dir = tempfile::tempdir().unwrap();
-        let bus = small(backend).open(dir.path()).unwrap();
+        // Nobody sheds it.
+        let clock = ManualClock::default();
+        let bus = small(backend).manual(&clock).open(dir.path()).unwrap();
         fill_bytes(&bus, 8 * SEGMENT_BYTES);
         let last = bus.writer().append(77, 1, b"here").unwrap();
         let seek = || bus.reader_of(Start::Earliest, Filter::kinds([77])).unwrap();

@@ -138,12 +138,12 @@ fn nothing_is_written_behind_a_failure_that_is_still_being_told() {
         while !rig.log.writing.append.lock().has_open_records() && !waiting.is_finished() {
             std::thread::yield_now();
         }
-        assert!(!rig.log.lead_if_free());
-        assert_eq!(rig.log.claim(&AtomicBool::new(false)), Some(false));
+        let claimed = (rig.log.lead_if_free(), rig.log.claim(&AtomicBool::new(false)));
         rig.log.refuse(rig.log.poisoned().unwrap());
         rig.log.ring.committed.poison();
         rig.log.waiters.wake_all();
         assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(claimed, (false, Some(false)), "nobody may write");
     });
     assert_eq!(rig.log.ring.committed_lsn(), Lsn::new(1));
     assert!(bed.segment_bytes(0) == before);
