@@ -377,6 +377,13 @@ fn every_start_is_where_it_says() {
         );
         let beyond = first_after(Start::Lsn(Lsn::new(62))).unwrap_err();
         assert_eq!(beyond.kind(), ErrorKind::BeyondEnd);
+        let mut reader = bus.reader(Start::Time(late)).unwrap();
+        let next = fill(&bus, &writer, 1, 100);
+        assert_eq!(
+            reader.try_next().unwrap().unwrap().lsn(),
+            next,
+            "what comes later"
+        );
     });
 }
 

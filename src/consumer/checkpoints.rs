@@ -109,6 +109,17 @@ impl Checkpoints {
         }
     }
 
+    /// Does what must come before anything else is stored, if `seen` is what is stored still.
+    pub(crate) fn if_still<T>(
+        &self,
+        name: &str,
+        seen: Option<Lsn>,
+        then: impl FnOnce() -> Result<T>,
+    ) -> Result<Option<T>> {
+        let stored = self.stored.lock();
+        if stored.get(name).copied() == seen { then().map(Some) } else { Ok(None) }
+    }
+
     /// The lowest checkpoint: what retention must not pass.
     pub(crate) fn lowest(&self) -> Option<Lsn> {
         self.stored.lock().values().min().copied()

@@ -175,25 +175,27 @@ fn begin(
         let what = format!("names that begin with {READER_PREFIX:?} are those of readers");
         return Err(Error::new(ErrorKind::InvalidOption, what));
     }
-    let lookup = || match start_at {
-        Some(_) => Ok(None),
-        None => plane.checkpoints.get(&name, plane.log.ring.committed_lsn()),
-    };
     let (consumer, cursor) = loop {
-        let stored = lookup()?;
+        let stored = match start_at {
+            Some(_) => None,
+            None => plane.checkpoints.get(&name, plane.log.ring.committed_lsn())?,
+        };
         let hold = plane.log.ring.readers.hold();
         let cursor = match (start_at, stored) {
             (Some(start), _) => plane.cursor(start)?,
             (None, Some(lsn)) => resume_at(&plane, lsn, options.on_loss)?,
             (None, None) => plane.cursor(start_if_new)?,
         };
-        let consumer = enter(Arc::clone(&plane), name.clone(), true, cursor, options.clone())?;
+        let enter = || enter(Arc::clone(&plane), name.clone(), true, cursor, options.clone());
+        // Until it enters, the name may be that of one that stores more, and leaves.
+        let entered = match start_at {
+            Some(_) => Some(enter()?),
+            None => plane.checkpoints.if_still(&name, stored, enter)?,
+        };
         drop(hold);
-        // Until it entered, the name may have been that of one that has stored more since.
-        if lookup().is_ok_and(|again| again == stored) {
+        if let Some(consumer) = entered {
             break (consumer, cursor);
         }
-        plane.leave(consumer.state());
     };
     let (plane, state) = (consumer.plane(), consumer.state());
     let first = cursor.next_lsn.previous();
