@@ -32,6 +32,14 @@ impl Consumer {
         Ok(Consumer { subscription, seen })
     }
 
+    pub fn pause(&self) {
+        self.subscription.pause();
+    }
+
+    pub fn resume(&self) {
+        self.subscription.resume();
+    }
+
     /// Sends it back to the beginning. To be called when it is at the end.
     pub fn rewind(&self) -> anyhow::Result<()> {
         *self.seen.lock().expect("nobody panics with it") = Tally::default();
