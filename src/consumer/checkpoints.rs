@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{self, CheckpointEntry, FormatError, LogId};
+use crate::format::{self, CheckpointEntry, LogId};
 use crate::limits;
 use crate::lsn::Lsn;
 use crate::sync::Mutex;
@@ -16,12 +15,18 @@ use crate::sync::Mutex;
 /// The stored checkpoints; in memory only, for a bus without a directory.
 pub(crate) struct Checkpoints {
     file: Option<File>,
-    stored: Mutex<BTreeMap<String, Lsn>>,
-    /// The directory was given back: it may be another bus's. Changes only under `stored`.
-    released: AtomicBool,
+    known: Mutex<Known>,
+}
+
+/// What is in memory is what is on disk.
+#[derive(Default)]
+struct Known {
+    stored: BTreeMap<String, Lsn>,
     /// Names found in a file of another log or another generation of this one. It is kept aside, so
     /// that those consumers are refused until somebody says where they start.
-    foreign: Mutex<BTreeMap<String, Error>>,
+    foreign: BTreeMap<String, Error>,
+    /// The directory was given back: it may be another bus's.
+    released: bool,
 }
 
 struct File {
@@ -37,7 +42,7 @@ const TEMPORARY_NAME: &str = "checkpoints.tmp";
 
 impl Checkpoints {
     pub(crate) fn in_memory() -> Checkpoints {
-        Checkpoints::new(None, BTreeMap::new(), BTreeMap::new())
+        Checkpoints { file: None, known: Mutex::default() }
     }
 
     /// Refuses what `open` would refuse, and changes nothing: to be asked before recovery does.
@@ -52,15 +57,14 @@ impl Checkpoints {
         (log_id, generation): (LogId, u64),
     ) -> Result<Checkpoints> {
         let file = File { disk, dir, log_id, generation };
-        let mut stored = BTreeMap::new();
+        let mut known = Known::default();
         if let Some(found) = read(&*file.disk, &file.dir, NAME)? {
             if (found.log_id, found.generation) == (log_id, generation) {
-                stored.extend(found.entries.into_iter().map(|e| (e.name, Lsn::new(e.lsn))));
+                known.stored.extend(found.entries.into_iter().map(|e| (e.name, Lsn::new(e.lsn))));
             } else {
                 file.set_aside(found)?;
             }
         }
-        let mut foreign = BTreeMap::new();
         if let Some(found) = read(&*file.disk, &file.dir, FOREIGN_NAME)? {
             let what = format!(
                 "the checkpoint is of log {}, generation {}, not {log_id}, generation {generation}",
@@ -69,25 +73,16 @@ impl Checkpoints {
             let error = Error::new(ErrorKind::ForeignCheckpoint, what)
                 .at_path(&file.dir.join(FOREIGN_NAME))
                 .advise("subscribe with `start_at` to say where it starts in this log");
-            foreign.extend(found.entries.into_iter().map(|e| (e.name, error.clone())));
+            known.foreign.extend(found.entries.into_iter().map(|e| (e.name, error.clone())));
         }
-        Ok(Checkpoints::new(Some(file), stored, foreign))
-    }
-
-    fn new(
-        file: Option<File>,
-        stored: BTreeMap<String, Lsn>,
-        foreign: BTreeMap<String, Error>,
-    ) -> Checkpoints {
-        let (stored, foreign) = (Mutex::new(stored), Mutex::new(foreign));
-        Checkpoints { file, stored, released: AtomicBool::new(false), foreign }
+        Ok(Checkpoints { file: Some(file), known: Mutex::new(known) })
     }
 
     /// After the end: a consumer whose callback returns late must not write to a directory that
     /// another bus may have opened.
     pub(crate) fn release_files(&self) {
-        let _unchanging = self.stored.lock();
-        if !self.released.swap(true, Ordering::Relaxed)
+        let mut known = self.known.lock();
+        if !std::mem::replace(&mut known.released, true)
             && let Some(file) = &self.file
         {
             // The room kept for a next one.
@@ -97,7 +92,8 @@ impl Checkpoints {
 
     /// The stored checkpoint; an error if it is one of another log, or lies beyond the end.
     pub(crate) fn get(&self, name: &str, last: Lsn) -> Result<Option<Lsn>> {
-        match self.stored.lock().get(name).copied() {
+        let known = self.known.lock();
+        match known.stored.get(name).copied() {
             Some(lsn) if lsn > last => {
                 let what = format!("the checkpoint of {name:?} lies beyond the log's end, {last}");
                 Err(Error::new(ErrorKind::BeyondEnd, what)
@@ -105,7 +101,7 @@ impl Checkpoints {
                     .advise("subscribe with `start_at` to say where it starts"))
             }
             Some(lsn) => Ok(Some(lsn)),
-            None => self.foreign.lock().get(name).cloned().map_or(Ok(None), Err),
+            None => known.foreign.get(name).cloned().map_or(Ok(None), Err),
         }
     }
 
@@ -116,13 +112,13 @@ impl Checkpoints {
         seen: Option<Lsn>,
         then: impl FnOnce() -> Result<T>,
     ) -> Result<Option<T>> {
-        let stored = self.stored.lock();
-        if stored.get(name).copied() == seen { then().map(Some) } else { Ok(None) }
+        let known = self.known.lock();
+        if known.stored.get(name).copied() == seen { then().map(Some) } else { Ok(None) }
     }
 
     /// The lowest checkpoint: what retention must not pass.
     pub(crate) fn lowest(&self) -> Option<Lsn> {
-        self.stored.lock().values().min().copied()
+        self.known.lock().stored.values().min().copied()
     }
 
     /// Stores a new value durably; does nothing if it is the stored one.
@@ -138,58 +134,52 @@ impl Checkpoints {
         &self,
         look: impl FnOnce(&BTreeMap<String, Lsn>) -> Vec<(String, Lsn)>,
     ) -> Result<()> {
-        self.change(|stored| {
-            let changed = look(stored);
-            Ok((!changed.is_empty()).then(|| {
-                let mut next = stored.clone();
-                next.extend(changed);
-                next
-            }))
-        })
+        let mut known = self.known.lock();
+        let changed = look(&known.stored);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let mut next = known.stored.clone();
+        next.extend(changed);
+        self.change(&mut known, next)
     }
 
     /// Forgets a consumer if `check` finds that it may, also one set aside. Returns whether there
     /// was a checkpoint.
     pub(crate) fn forget(&self, name: &str, check: impl FnOnce() -> Result<()>) -> Result<bool> {
-        let mut had = false;
-        self.change(|stored| {
-            check()?;
-            let mut foreign = self.foreign.lock();
-            if let Some(file) = self.file.as_ref().filter(|_| foreign.contains_key(name)) {
-                file.forget_foreign(name)?;
-                had = foreign.remove(name).is_some();
-            }
-            let is_stored = stored.contains_key(name);
-            had |= is_stored;
-            Ok(is_stored.then(|| {
-                let mut next = stored.clone();
-                next.remove(name);
-                next
-            }))
-        })?;
-        Ok(had)
+        let mut known = self.known.lock();
+        check()?;
+        let mut next = known.stored.clone();
+        let is_stored = next.remove(name).is_some();
+        if is_stored {
+            self.change(&mut known, next)?;
+        }
+        let is_foreign = known.foreign.contains_key(name);
+        if let Some(file) = self.file(&known)?.filter(|_| is_foreign) {
+            file.forget_foreign(name)?;
+            known.foreign.remove(name);
+        }
+        Ok(is_stored || is_foreign)
     }
 
     /// Written to a temporary file, for which there is room already, synced, renamed, the directory
     /// synced. What is in memory changes only when that worked: a barrier never runs ahead of the
     /// disk.
-    fn change(
-        &self,
-        change: impl FnOnce(&BTreeMap<String, Lsn>) -> Result<Option<BTreeMap<String, Lsn>>>,
-    ) -> Result<()> {
-        let mut stored = self.stored.lock();
-        let Some(next) = change(&stored)? else {
-            return Ok(());
-        };
-        if self.released.load(Ordering::Relaxed) {
+    fn change(&self, known: &mut Known, next: BTreeMap<String, Lsn>) -> Result<()> {
+        if let Some(file) = self.file(known)? {
+            file.replace(&next)?;
+        }
+        known.stored = next;
+        Ok(())
+    }
+
+    /// The file to write to, if there is one; an error if it is no longer this bus's.
+    fn file(&self, known: &Known) -> Result<Option<&File>> {
+        if known.released {
             let what = "the bus is closed: checkpoints can no longer be stored";
             return Err(Error::new(ErrorKind::Closed, what));
         }
-        if let Some(file) = &self.file {
-            file.replace(&next)?;
-        }
-        *stored = next;
-        Ok(())
+        Ok(self.file.as_ref())
     }
 }
 
@@ -210,13 +200,14 @@ fn read(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Option<format::Checkp
     let mut bytes = vec![0; len as usize];
     let read = file.read_at(&mut bytes, 0).map_err(failed)?;
     let decoded = format::Checkpoints::decode(bytes.get(..read).unwrap_or(&[]));
-    decoded.map(Some).map_err(|error| match error {
-        FormatError::Version(_) | FormatError::RequiredFeatures(_) => {
+    decoded.map(Some).map_err(|error| {
+        if error.is_newer() {
             Error::new(ErrorKind::Unsupported, "this build cannot read the checkpoints")
                 .at_path(&path)
                 .because(error)
+        } else {
+            damaged("the checkpoint file is damaged").because(error)
         }
-        other => damaged("the checkpoint file is damaged").because(other),
     })
 }
 
@@ -349,8 +340,8 @@ mod tests {
         assert_eq!(full.kind(), ErrorKind::TooManyConsumers);
         assert_eq!(full.path(), Some(&*dir.path().join(NAME)));
         let checkpoints = open(dir.path(), 1).unwrap();
-        assert_eq!(checkpoints.stored.lock().len(), 1 << 16);
+        assert_eq!(checkpoints.known.lock().stored.len(), 1 << 16);
         assert!(checkpoints.forget(&format!("{:0255}", 5), || Ok(())).unwrap());
-        assert_eq!(open(dir.path(), 1).unwrap().stored.lock().len(), (1 << 16) - 1);
+        assert_eq!(open(dir.path(), 1).unwrap().known.lock().stored.len(), (1 << 16) - 1);
     }
 }

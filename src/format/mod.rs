@@ -115,6 +115,13 @@ impl fmt::Display for FormatError {
 
 impl std::error::Error for FormatError {}
 
+impl FormatError {
+    /// Written by a newer build, for all that can be said: not damaged.
+    pub(crate) fn is_newer(&self) -> bool {
+        matches!(self, Self::Version(_) | Self::RequiredFeatures(_))
+    }
+}
+
 /// The least multiple of `to` (a power of two) that is not below `n`.
 pub(crate) const fn align_up(n: u64, to: u64) -> u64 {
     debug_assert!(to.is_power_of_two());

@@ -93,7 +93,7 @@ impl Survey<'_> {
                 .because(error)
         };
         let header = SegmentHeader::decode(page).map_err(|error| match error {
-            FormatError::Version(_) | FormatError::RequiredFeatures(_) => newer(error, 0),
+            error if error.is_newer() => newer(error, 0),
             other => damaged("the segment's header is damaged".into(), 0).because(other),
         })?;
         if header.log_id != self.log_id {
@@ -111,7 +111,7 @@ impl Survey<'_> {
         let sizes = (self.geometry.slab_bytes, bytes);
         let footer = match Footer::decode(&region, (number, header.salt()), sizes) {
             Ok(footer) => footer,
-            Err(error @ (FormatError::Version(_) | FormatError::RequiredFeatures(_))) => {
+            Err(error) if error.is_newer() => {
                 return Err(newer(error, bytes - footer_bytes));
             }
             // It was being written when the process died, or is damaged: the blocks decide, and it

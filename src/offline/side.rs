@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::LogDir;
 use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{CheckpointEntry, Checkpoints, FormatError, Meta, PAGE_BYTES};
+use crate::format::{CheckpointEntry, Checkpoints, Meta, PAGE_BYTES};
 use crate::limits;
 use crate::log::MetaFile;
 use crate::lsn::Lsn;
@@ -70,9 +70,7 @@ impl LogDir {
     fn read_checkpoints(&self, path: &Path, side: &mut Side) -> Result<Option<Checkpoints>> {
         let Some(bytes) = self.read_small(path)? else { return Ok(None) };
         let found = Checkpoints::decode(&bytes).map_err(|cause| {
-            let is_newer =
-                matches!(cause, FormatError::Version(_) | FormatError::RequiredFeatures(_));
-            let error = if is_newer {
+            let error = if cause.is_newer() {
                 Error::new(ErrorKind::Unsupported, "this build cannot read the checkpoints")
             } else {
                 side.damaged_checkpoints.push(path.to_owned());
