@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::{LONG, SEGMENT_BYTES, fill, fill_bytes, on_each_backend, recording, small, until};
+use common::{
+    LONG, SEGMENT_BYTES, fill, fill_bytes, lsns, on_each_backend, recording, small, until,
+};
 use eventplane::offline::LogDir;
 use eventplane::testing::{Fault, Faults, ManualClock, Op, Polled};
 use eventplane::{Ack, Backend, Bus, ErrorKind, Lsn, Start};
@@ -93,6 +95,63 @@ fn a_seek_is_stored_when_it_returns() {
         let killed = small(backend).open(after.path()).unwrap();
         assert_eq!(stored(&killed, "c"), Lsn::new(40));
         killed.close().unwrap();
+        bus.close().unwrap();
+    });
+}
+
+/// What the caller is told is "it did not work": then nothing may have happened.
+#[test]
+fn a_seek_that_cannot_be_stored_moves_nothing() {
+    on_each_backend(|backend| {
+        let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
+        let builder = small(backend).checkpoint_interval(HOUR).faults(&faults);
+        let bus = builder.open(dir.path()).unwrap();
+        let last = fill(&bus, &bus.writer(), 10, 100);
+        let (consumer, seen) = recording(&bus, "c", Start::Earliest);
+        consumer.wait_processed(last, LONG).unwrap();
+        faults.inject(Fault::errno(Op::Rename, libc::EIO).on("checkpoints"));
+        let refused = consumer.seek(Start::Lsn(Lsn::new(4))).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Io);
+        assert_eq!(consumer.status().lsn, last);
+        let last = fill(&bus, &bus.writer(), 1, 100);
+        consumer.wait_processed(last, LONG).unwrap();
+        assert_eq!(seen.lsns(), lsns(1..=11));
+        consumer.seek(Start::Lsn(Lsn::new(11))).unwrap();
+        consumer.wait_processed(last, LONG).unwrap();
+        assert_eq!(seen.lsns()[11..], [11]);
+        bus.close().unwrap();
+    });
+}
+
+/// Whoever stops meanwhile ends where the seek leads to, and that is what is stored.
+#[test]
+fn a_seek_that_began_before_a_stop_is_the_last_word() {
+    on_each_backend(|backend| {
+        let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
+        let builder = small(backend).checkpoint_interval(HOUR).faults(&faults);
+        let bus = builder.open(dir.path()).unwrap();
+        let last = fill(&bus, &bus.writer(), 10, 100);
+        let (consumer, seen) = recording(&bus, "c", Start::Earliest);
+        consumer.wait_processed(last, LONG).unwrap();
+        let hold = faults.hold(Op::Rename);
+        std::thread::scope(|scope| {
+            let seek = scope.spawn(|| consumer.seek(Start::Lsn(Lsn::new(4))));
+            assert!(hold.wait_for(1), "the seek stores where it leads to");
+            let stop = consumer.stop_within(Duration::ZERO);
+            assert_eq!(
+                stop.unwrap_err().kind(),
+                ErrorKind::Timeout,
+                "it waits for the seek"
+            );
+            drop(hold);
+            seek.join().unwrap().unwrap();
+        });
+        consumer.stop().unwrap();
+        let late = consumer.seek(Start::Lsn(Lsn::new(6))).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Stopped);
+        assert_eq!(seen.lsns(), lsns(1..=10));
+        assert_eq!(consumer.status().lsn, Lsn::new(3));
+        assert_eq!(stored(&bus, "c"), Lsn::new(3));
         bus.close().unwrap();
     });
 }

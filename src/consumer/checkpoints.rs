@@ -121,27 +121,41 @@ impl Checkpoints {
         self.known.lock().stored.values().min().copied()
     }
 
-    /// Stores a new value durably; does nothing if it is the stored one.
-    pub(crate) fn store(&self, name: String, lsn: Lsn) -> Result<()> {
-        self.store_now(|stored| {
-            let is_stored = stored.get(&name) == Some(&lsn);
-            if is_stored { vec![] } else { vec![(name, lsn)] }
-        })
-    }
-
-    /// As `store`, of what `look` finds to differ from what is stored, when nobody else is storing.
-    pub(crate) fn store_now(
+    /// Stores what `look` finds to differ from what is stored, durably.
+    pub(crate) fn store(
         &self,
         look: impl FnOnce(&BTreeMap<String, Lsn>) -> Vec<(String, Lsn)>,
     ) -> Result<()> {
         let mut known = self.known.lock();
         let changed = look(&known.stored);
+        self.put(&mut known, changed)
+    }
+
+    /// Stores one, if `check` finds that it may; `then` does what must come before anything else is
+    /// stored.
+    pub(crate) fn store_one(
+        &self,
+        name: &str,
+        lsn: Lsn,
+        check: impl FnOnce() -> Result<()>,
+        then: impl FnOnce(),
+    ) -> Result<()> {
+        let mut known = self.known.lock();
+        check()?;
+        if known.stored.get(name) != Some(&lsn) {
+            self.put(&mut known, vec![(name.to_owned(), lsn)])?;
+        }
+        then();
+        Ok(())
+    }
+
+    fn put(&self, known: &mut Known, changed: Vec<(String, Lsn)>) -> Result<()> {
         if changed.is_empty() {
             return Ok(());
         }
         let mut next = known.stored.clone();
         next.extend(changed);
-        self.change(&mut known, next)
+        self.change(known, next)
     }
 
     /// Forgets a consumer if `check` finds that it may, also one set aside. Returns whether there
@@ -300,12 +314,16 @@ mod tests {
     }
 
     /// Those of before the first repair counted as new after the second.
+    fn store(checkpoints: &Checkpoints, name: &str, lsn: u64) {
+        checkpoints.store_one(name, Lsn::new(lsn), || Ok(()), || {}).unwrap();
+    }
+
     #[test]
     fn whoever_was_set_aside_stays_so_until_it_says_where_it_starts() {
         let dir = tempfile::tempdir().unwrap();
         let checkpoints = open(dir.path(), 1).unwrap();
-        checkpoints.store("a".into(), Lsn::new(3)).unwrap();
-        checkpoints.store("b".into(), Lsn::new(4)).unwrap();
+        store(&checkpoints, "a", 3);
+        store(&checkpoints, "b", 4);
         for generation in [2, 3, 4] {
             let checkpoints = open(dir.path(), generation).unwrap();
             for name in ["a", "b"] {
@@ -313,7 +331,7 @@ mod tests {
             }
             assert_eq!(checkpoints.get("c", Lsn::new(9)).unwrap(), None);
             if generation < 4 {
-                checkpoints.store("a".into(), Lsn::new(5)).unwrap();
+                store(&checkpoints, "a", 5);
                 assert_eq!(checkpoints.get("a", Lsn::new(9)).unwrap(), Some(Lsn::new(5)));
             }
         }
@@ -335,8 +353,8 @@ mod tests {
             range.map(|i| (format!("{i:0255}"), Lsn::new(i))).collect::<Vec<_>>()
         };
         // As many as may run at once.
-        checkpoints.store_now(|_| names(0..1 << 16)).unwrap();
-        let full = checkpoints.store_now(|_| names(0..110_000)).unwrap_err();
+        checkpoints.store(|_| names(0..1 << 16)).unwrap();
+        let full = checkpoints.store(|_| names(0..110_000)).unwrap_err();
         assert_eq!(full.kind(), ErrorKind::TooManyConsumers);
         assert_eq!(full.path(), Some(&*dir.path().join(NAME)));
         let checkpoints = open(dir.path(), 1).unwrap();

@@ -148,7 +148,7 @@ impl Plane {
         let mut all_at_end = true;
         // Looked at under the checkpoints' lock: else a late store of an early look would take a
         // checkpoint back, for good if the consumer has left in between.
-        self.checkpoints.store_now(|stored| {
+        self.checkpoints.store(|stored| {
             let consumers = self.consumers.lock();
             let named = consumers.iter().filter(|state| state.durable_name);
             let changed = |state: &Arc<State>| {

@@ -199,7 +199,7 @@ fn begin(
     };
     let (plane, state) = (consumer.plane(), consumer.state());
     let first = cursor.next_lsn.previous();
-    if let Err(error) = plane.checkpoints.store(state.name.clone(), first) {
+    if let Err(error) = plane.checkpoints.store_one(&state.name, first, || Ok(()), || {}) {
         plane.leave(state);
         return Err(error);
     }
@@ -301,23 +301,26 @@ impl Subscription {
     /// # Errors
     /// As for [`Start`]; [`ErrorKind::WouldDeadlock`] from its own callback, whose batch would then
     /// be acknowledged at the wrong place; [`ErrorKind::Stopped`]; [`ErrorKind::Io`] if the
-    /// checkpoint could not be stored: it moves all the same, and storing is tried again.
+    /// checkpoint could not be stored. After any of them the consumer has not moved.
     pub fn seek(&self, start: Start) -> Result<()> {
         self.refuse_own_callback("seek")?;
-        let hold = self.plane.log.ring.readers.hold();
+        let _hold = self.plane.log.ring.readers.hold();
         let cursor = self.plane.cursor(start)?;
-        self.state.order(|control| {
-            if control.stop || control.finished {
-                return Err(self.stopped());
-            }
-            control.seeks += 1;
-            control.parked = None;
-            control.seek = Some((cursor, control.seeks));
-            self.state.place.seek(cursor.block);
-            Ok(())
-        })?;
-        drop(hold);
-        self.plane.flush_checkpoints()
+        let check = || {
+            let is_stopped = self.state.control(|control| control.stop || control.finished);
+            if is_stopped { Err(self.stopped()) } else { Ok(()) }
+        };
+        // Before anything else is stored: who stops meanwhile finds its last checkpoint here.
+        let go = || {
+            self.state.order(|control| {
+                control.seeks += 1;
+                control.parked = None;
+                control.seek = Some((cursor, control.seeks));
+                self.state.place.seek(cursor.block);
+            });
+        };
+        let last = cursor.next_lsn.previous();
+        self.plane.checkpoints.store_one(&self.state.name, last, check, go)
     }
 
     /// Waits until this record is processed.

@@ -138,7 +138,14 @@ impl Ledger {
             return;
         }
         for values in self.checkpoints.values_mut() {
-            values.drain(..values.len().saturating_sub(1));
+            keep_last(values);
+        }
+    }
+
+    /// This one's last value is stored.
+    pub(crate) fn stored(&mut self, consumer: &str) {
+        if let Some(values) = self.checkpoints.get_mut(consumer).filter(|_| !self.faulty) {
+            keep_last(values);
         }
     }
 
@@ -150,4 +157,8 @@ impl Ledger {
             .min()
             .copied()
     }
+}
+
+fn keep_last(values: &mut Vec<Option<u64>>) {
+    values.drain(..values.len().saturating_sub(1));
 }

@@ -108,13 +108,25 @@ impl Sub {
         }
     }
 
-    /// Moves it, and stores where all of them are: also if storing fails it has moved.
+    /// Moves it, and stores that; if it cannot be stored, it has not moved.
     pub(crate) fn seek(&mut self, next: u64) -> Result<()> {
+        let old = self.handle().status().lsn.get();
         lock(&self.ledger).may_store(&self.name, next - 1);
-        let stored = self.handle().seek(Start::Lsn(Lsn::new(next)));
-        open(&self.expected).next = self.handle().status().lsn.get() + 1;
-        stored?;
-        lock(&self.ledger).flushed();
+        let sought = self.handle().seek(Start::Lsn(Lsn::new(next)));
+        let lsn = self.handle().status().lsn.get();
+        let mut ledger = lock(&self.ledger);
+        if sought.is_err() {
+            // What is on the disk is in doubt.
+            ledger.may_store(&self.name, old);
+            if lsn != old {
+                ledger
+                    .violations
+                    .push(format!("{}: a failed seek moved it to {lsn}", self.name));
+            }
+            return sought;
+        }
+        ledger.stored(&self.name);
+        open(&self.expected).next = lsn + 1;
         Ok(())
     }
 }
