@@ -218,8 +218,11 @@ impl Housekeeper {
             return;
         };
         self.warn_of_leads(now);
-        let barrier = self.plane.checkpoints.lowest();
-        let outcome = retainer.run(self.plane.log.clock.wall(), barrier).map(|retained| {
+        let wall = self.plane.log.clock.wall();
+        // Until it is done nobody's start or seek is stored: who comes later finds a later first
+        // record, and who came before is the barrier.
+        let retained = self.plane.checkpoints.with_lowest(|barrier| retainer.run(wall, barrier));
+        let outcome = retained.map(|retained| {
             if let Some(lsn) = retained.yielded_to {
                 tracing::warn!(%lsn, "retention passed the slowest checkpoint: hard cap");
             }

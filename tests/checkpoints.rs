@@ -30,6 +30,15 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Preparing a segment ends with a rename too.
+fn until_prepared(dir: &Path) {
+    let is_named = |e: &fs::DirEntry| e.path().extension().is_some_and(|e| e == "log");
+    until("the first segment and two ahead", || {
+        let entries = fs::read_dir(dir.join("segments")).unwrap();
+        entries.filter(|e| e.as_ref().is_ok_and(is_named)).count() == 3
+    });
+}
+
 /// Where a consumer of this name would go on.
 fn stored(bus: &Bus, name: &str) -> Lsn {
     let consumer = bus.subscribe(name).manual(|_| Ok(Ack::All)).unwrap();
@@ -123,6 +132,59 @@ fn a_seek_that_cannot_be_stored_moves_nothing() {
     });
 }
 
+/// What the disk held then was the place that the seek did not lead to, and closing left it so.
+#[test]
+fn a_seek_that_fails_with_its_checkpoint_renamed_is_undone() {
+    for to in [3, 50] {
+        let (dir, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (faults, clock) = (Faults::new(), ManualClock::default());
+        let builder = small(Backend::Psync).faults(&faults).manual(&clock);
+        let bus = builder.open(dir.path()).unwrap();
+        fill_bytes(&bus, 2 * SEGMENT_BYTES);
+        let subscribe = bus.subscribe("c").start_if_new(Start::Earliest);
+        let mut consumer = subscribe
+            .batch_records_max(10)
+            .manual(|_| Ok(Ack::All))
+            .unwrap();
+        consumer.poll();
+        bus.housekeep();
+        let at = consumer.handle().status().lsn;
+        assert_eq!(at, Lsn::new(10));
+        faults.inject(Fault::errno(Op::SyncDir, libc::EIO));
+        let failed = consumer.handle().seek(Start::Lsn(Lsn::new(to)));
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(consumer.handle().status().lsn, at);
+        bus.housekeep();
+        copy(dir.path(), after.path());
+        let killed = small(Backend::Psync).open(after.path()).unwrap();
+        assert_eq!(stored(&killed, "c"), at);
+        killed.close().unwrap();
+        drop(consumer);
+        bus.close().unwrap();
+    }
+}
+
+/// Closing waited its whole deadline for a consumer that had never run.
+#[test]
+fn nobody_waits_for_a_consumer_that_could_not_begin() {
+    let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
+    let bus = small(Backend::Psync).faults(&faults).open(dir.path()).unwrap();
+    let writer = bus.writer();
+    until_prepared(dir.path());
+    faults.inject(Fault::errno(Op::Rename, libc::EIO).on("checkpoints"));
+    let hold = faults.hold(Op::Rename);
+    let subscribe = bus.subscribe("c");
+    std::thread::scope(|scope| {
+        let begin = scope.spawn(|| subscribe.run(|_| Ok(Ack::All)).map(drop));
+        assert!(hold.wait_for(1), "its first checkpoint is being stored");
+        let close = scope.spawn(|| bus.close_within(LONG));
+        until("the end", || writer.append(1, 1, b"x").is_err());
+        drop(hold);
+        assert_eq!(begin.join().unwrap().unwrap_err().kind(), ErrorKind::Io);
+        close.join().unwrap().unwrap();
+    });
+}
+
 /// Whoever stops meanwhile ends where the seek leads to, and that is what is stored.
 #[test]
 fn a_seek_that_began_before_a_stop_is_the_last_word() {
@@ -133,6 +195,7 @@ fn a_seek_that_began_before_a_stop_is_the_last_word() {
         let last = fill(&bus, &bus.writer(), 10, 100);
         let (consumer, seen) = recording(&bus, "c", Start::Earliest);
         consumer.wait_processed(last, LONG).unwrap();
+        until_prepared(dir.path());
         let hold = faults.hold(Op::Rename);
         std::thread::scope(|scope| {
             let seek = scope.spawn(|| consumer.seek(Start::Lsn(Lsn::new(4))));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{KIB, RING_BYTES, Recorder, SEGMENT_BYTES, fill_bytes, on_each_backend, small, until};
-use eventplane::testing::{ManualClock, ManualSubscription, Polled};
+use eventplane::testing::{Faults, ManualClock, ManualSubscription, Op, Polled};
 use eventplane::{
     Ack, Backend, Batch, Bus, ErrorKind, LossCause, Lsn, OnPositionLost, Retention, Signal, Start,
 };
@@ -243,4 +243,38 @@ fn what_is_being_read_is_served_though_its_file_is_gone() {
         assert_eq!(error.kind(), ErrorKind::PositionLost, "{error}");
         assert!(last < first.get());
     });
+}
+
+/// Retention was quicker than the search for the place, and the answer was that it is there.
+#[test]
+fn who_looks_for_a_place_that_is_being_deleted_is_told_so() {
+    for seeks in [true, false] {
+        let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
+        let clock = ManualClock::default();
+        let builder = small(Backend::Psync).faults(&faults).manual(&clock);
+        let builder = builder.retention(Retention::bytes(4 * SEGMENT_BYTES));
+        let bus = builder.open(dir.path()).unwrap();
+        // More segments than there are footers in memory.
+        fill_bytes(&bus, 16 * SEGMENT_BYTES);
+        let old = bus.subscribe("old").manual(|_| Ok(Ack::All)).unwrap();
+        let seeker = old.handle().clone();
+        let to = Start::Lsn(Lsn::new(2));
+        let come = || match seeks {
+            true => seeker.seek(to),
+            false => bus
+                .subscribe("new")
+                .start_at(to)
+                .manual(|_| Ok(Ack::All))
+                .map(drop),
+        };
+        let hold = faults.hold(Op::Read);
+        std::thread::scope(|scope| {
+            let came = scope.spawn(come);
+            assert!(hold.wait_for(1), "the index is being read");
+            retain(&bus, &clock);
+            assert!(bus.first_lsn() > Lsn::new(2));
+            drop(hold);
+            assert_eq!(came.join().unwrap().unwrap_err().kind(), ErrorKind::PositionLost);
+        });
+    }
 }

@@ -5,12 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::plane::Stirred;
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, CheckpointEntry, LogId};
 use crate::limits;
 use crate::lsn::Lsn;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, planted};
 
 /// The stored checkpoints; in memory only, for a bus without a directory.
 pub(crate) struct Checkpoints {
@@ -18,15 +19,26 @@ pub(crate) struct Checkpoints {
     known: Mutex<Known>,
 }
 
-/// What is in memory is what is on disk.
 #[derive(Default)]
 struct Known {
+    /// What is on disk, unless it is in doubt.
     stored: BTreeMap<String, Lsn>,
+    /// After a store that failed the disk may hold it all the same, until one succeeds: the lowest
+    /// checkpoint that it may hold.
+    doubted: Option<Lsn>,
+    /// What was stirred when everybody was at the end and all of that was stored.
+    flushed: Option<Stirred>,
     /// Names found in a file of another log or another generation of this one. It is kept aside, so
     /// that those consumers are refused until somebody says where they start.
     foreign: BTreeMap<String, Error>,
     /// The directory was given back: it may be another bus's.
     released: bool,
+}
+
+impl Known {
+    fn lowest(&self) -> Option<Lsn> {
+        self.stored.values().copied().chain(self.doubted).min()
+    }
 }
 
 struct File {
@@ -105,52 +117,54 @@ impl Checkpoints {
         }
     }
 
-    /// Does what must come before anything else is stored, if `seen` is what is stored still.
-    pub(crate) fn if_still<T>(
-        &self,
-        name: &str,
-        seen: Option<Lsn>,
-        then: impl FnOnce() -> Result<T>,
-    ) -> Result<Option<T>> {
+    /// Does something with the lowest checkpoint, which retention must not pass, while nobody
+    /// stores a lower one.
+    pub(crate) fn with_lowest<T>(&self, then: impl FnOnce(Option<Lsn>) -> T) -> T {
         let known = self.known.lock();
-        if known.stored.get(name).copied() == seen { then().map(Some) } else { Ok(None) }
+        let lowest = known.lowest();
+        let _held = (!planted("retention_takes_an_early_barrier")).then_some(known);
+        then(lowest)
     }
 
-    /// The lowest checkpoint: what retention must not pass.
-    pub(crate) fn lowest(&self) -> Option<Lsn> {
-        self.known.lock().stored.values().min().copied()
-    }
-
-    /// Stores what `look` finds to differ from what is stored, durably.
-    pub(crate) fn store(
+    /// Stores what `look` finds to differ from what is stored, durably. Where `look` also says that
+    /// everybody is at rest, the next look is for when more has been stirred.
+    pub(crate) fn flush(
         &self,
-        look: impl FnOnce(&BTreeMap<String, Lsn>) -> Vec<(String, Lsn)>,
+        stirred: Stirred,
+        look: impl FnOnce(&BTreeMap<String, Lsn>) -> (Vec<(String, Lsn)>, bool),
     ) -> Result<()> {
         let mut known = self.known.lock();
-        let changed = look(&known.stored);
-        self.put(&mut known, changed)
+        if known.flushed == Some(stirred) {
+            return Ok(());
+        }
+        let (changed, all_at_rest) = look(&known.stored);
+        self.put(&mut known, changed)?;
+        known.flushed = all_at_rest.then_some(stirred);
+        Ok(())
     }
 
-    /// Stores one, if `check` finds that it may; `then` does what must come before anything else is
-    /// stored.
+    /// Stores one durably, if `check` finds that it may, of the one stored before; `then` does what
+    /// must come before anything else is stored. Returns what `check` said.
     pub(crate) fn store_one(
         &self,
         name: &str,
         lsn: Lsn,
-        check: impl FnOnce() -> Result<()>,
+        check: impl FnOnce(Option<Lsn>) -> Result<bool>,
         then: impl FnOnce(),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut known = self.known.lock();
-        check()?;
-        if known.stored.get(name) != Some(&lsn) {
-            self.put(&mut known, vec![(name.to_owned(), lsn)])?;
+        let before = known.stored.get(name).copied();
+        if !check(before)? {
+            return Ok(false);
         }
+        let changed = (before != Some(lsn)).then(|| (name.to_owned(), lsn));
+        self.put(&mut known, changed.into_iter().collect())?;
         then();
-        Ok(())
+        Ok(true)
     }
 
     fn put(&self, known: &mut Known, changed: Vec<(String, Lsn)>) -> Result<()> {
-        if changed.is_empty() {
+        if changed.is_empty() && known.doubted.is_none() {
             return Ok(());
         }
         let mut next = known.stored.clone();
@@ -165,7 +179,7 @@ impl Checkpoints {
         check()?;
         let mut next = known.stored.clone();
         let is_stored = next.remove(name).is_some();
-        if is_stored {
+        if is_stored || known.doubted.is_some() {
             self.change(&mut known, next)?;
         }
         let is_foreign = known.foreign.contains_key(name);
@@ -180,10 +194,14 @@ impl Checkpoints {
     /// synced. What is in memory changes only when that worked: a barrier never runs ahead of the
     /// disk.
     fn change(&self, known: &mut Known, next: BTreeMap<String, Lsn>) -> Result<()> {
-        if let Some(file) = self.file(known)? {
-            file.replace(&next)?;
+        if let Some(file) = self.file(known)?
+            && let Err(error) = file.replace(&next)
+        {
+            known.doubted = next.values().copied().chain(known.lowest()).min();
+            known.flushed = None;
+            return Err(error);
         }
-        known.stored = next;
+        (known.stored, known.doubted) = (next, None);
         Ok(())
     }
 
@@ -302,7 +320,7 @@ impl File {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{Backend, RealDisk};
+    use crate::disk::{Backend, Fault, Faults, FaultyDisk, Op, RealDisk};
 
     fn open(dir: &Path, generation: u64) -> Result<Checkpoints> {
         let disk = Arc::new(RealDisk::new(Backend::Psync, false).unwrap());
@@ -313,11 +331,40 @@ mod tests {
         checkpoints.get(name, Lsn::new(9)).err().map(|error| error.kind())
     }
 
-    /// Those of before the first repair counted as new after the second.
-    fn store(checkpoints: &Checkpoints, name: &str, lsn: u64) {
-        checkpoints.store_one(name, Lsn::new(lsn), || Ok(()), || {}).unwrap();
+    fn try_to_store(checkpoints: &Checkpoints, name: &str, lsn: u64) -> Result<bool> {
+        checkpoints.store_one(name, Lsn::new(lsn), |_| Ok(true), || {})
     }
 
+    fn store(checkpoints: &Checkpoints, name: &str, lsn: u64) {
+        assert!(try_to_store(checkpoints, name, lsn).unwrap());
+    }
+
+    /// A seek failed when the new file had its name already: what a reopening found there was that.
+    #[test]
+    fn what_was_not_stored_for_sure_is_stored_anew() {
+        let stirred = Stirred::default();
+        for to in [3, 30] {
+            let dir = tempfile::tempdir().unwrap();
+            let faults = Faults::new();
+            let disk = Arc::new(RealDisk::new(Backend::Psync, false).unwrap());
+            let disk = Arc::new(FaultyDisk::new(disk, faults.clone()));
+            let log = (LogId([7; 16]), 1);
+            let checkpoints = Checkpoints::open(disk, dir.path().to_owned(), log).unwrap();
+            store(&checkpoints, "a", 10);
+            checkpoints.flush(stirred, |_| (vec![], true)).unwrap();
+            faults.inject(Fault::errno(Op::SyncDir, libc::EIO));
+            assert_eq!(try_to_store(&checkpoints, "a", to).unwrap_err().kind(), ErrorKind::Io);
+            let found = || open(dir.path(), 1).unwrap().get("a", Lsn::new(99)).unwrap();
+            assert_eq!(found(), Some(Lsn::new(to)), "it has its name");
+            assert_eq!(checkpoints.get("a", Lsn::new(99)).unwrap(), Some(Lsn::new(10)));
+            let lowest = || checkpoints.with_lowest(|lowest| lowest);
+            assert_eq!(lowest(), Some(Lsn::new(to.min(10))), "neither may be deleted");
+            checkpoints.flush(stirred, |_| (vec![], true)).unwrap();
+            assert_eq!((found(), lowest()), (Some(Lsn::new(10)), Some(Lsn::new(10))));
+        }
+    }
+
+    /// Those of before the first repair counted as new after the second.
     #[test]
     fn whoever_was_set_aside_stays_so_until_it_says_where_it_starts() {
         let dir = tempfile::tempdir().unwrap();
@@ -352,9 +399,10 @@ mod tests {
         let names = |range: std::ops::Range<u64>| {
             range.map(|i| (format!("{i:0255}"), Lsn::new(i))).collect::<Vec<_>>()
         };
+        let flush = |lsns| checkpoints.flush(Stirred::default(), |_| (names(lsns), false));
         // As many as may run at once.
-        checkpoints.store(|_| names(0..1 << 16)).unwrap();
-        let full = checkpoints.store(|_| names(0..110_000)).unwrap_err();
+        flush(0..1 << 16).unwrap();
+        let full = flush(0..110_000).unwrap_err();
         assert_eq!(full.kind(), ErrorKind::TooManyConsumers);
         assert_eq!(full.path(), Some(&*dir.path().join(NAME)));
         let checkpoints = open(dir.path(), 1).unwrap();

@@ -473,13 +473,7 @@ impl Consumer {
         // What came since the last tick.
         let tier = state.tiering.lock().phase.tier();
         state.metrics.tell(&plane.sample(state), tier);
-        // From here on the name, and what is stored under it, may be another consumer's.
-        plane.leave(state);
-        state.control(|control| {
-            control.unstored = stored.err();
-            control.finished = true;
-        });
-        state.changed.notify();
+        plane.leave(state, stored.err());
     }
 }
 

@@ -19,7 +19,7 @@ use crate::options::Options;
 use crate::policy::{Phase, Policy, Reason, Tier};
 use crate::source::{Brought, Cursor, Held, Hot, Replay, Supply, Want};
 use crate::sync::atomic::AtomicBool;
-use crate::sync::{Mutex, nanos};
+use crate::sync::{Mutex, nanos, planted};
 use crate::telemetry::ConsumerSample;
 
 pub(crate) struct Plane {
@@ -36,8 +36,6 @@ pub(crate) struct Plane {
     refusing: AtomicBool,
     history: Mutex<History>,
     pub(crate) stirs: Arc<Stirs>,
-    /// What was stirred when everybody was at the end and every checkpoint was stored.
-    flushed: Mutex<Option<Stirred>>,
     /// When the supervisor looked last, by the log's clock. Relaxed: the number is all there is.
     looked_at: AtomicU64,
 }
@@ -55,7 +53,7 @@ impl Stirs {
 }
 
 /// What was stirred so far, commits included: where it is the same, consumers at rest are so still.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Stirred {
     stirs: u64,
     committed: u64,
@@ -90,7 +88,6 @@ impl Plane {
             refusing: AtomicBool::new(false),
             history: Mutex::default(),
             stirs: Arc::default(),
-            flushed: Mutex::default(),
             looked_at: AtomicU64::new(0),
         }
     }
@@ -130,25 +127,29 @@ impl Plane {
         drop(self.consumers.lock());
     }
 
-    pub(crate) fn leave(&self, state: &Arc<State>) {
+    /// From here on the name, and what is stored under it, may be another consumer's. Whoever waits
+    /// for this one to end is told, and what kept its last checkpoint from being stored.
+    pub(crate) fn leave(&self, state: &Arc<State>, unstored: Option<Error>) {
         self.consumers.lock().retain(|other| !Arc::ptr_eq(other, state));
         self.stirs.stir();
         self.log.ring.sleepers.remove(&state.sleeper);
         self.log.ring.readers.remove(&state.place);
+        state.control(|control| {
+            control.unstored = unstored;
+            control.finished = true;
+        });
+        state.changed.notify();
     }
 
     /// Stores the checkpoints of all named consumers.
     pub(crate) fn flush_checkpoints(&self) -> Result<()> {
         // Before the look. Who is at the end moves by what is stirred alone.
         let stirred = self.stirred();
-        if *self.flushed.lock() == Some(stirred) {
-            return Ok(());
-        }
         let end = self.log.ring.committed_lsn();
-        let mut all_at_end = true;
         // Looked at under the checkpoints' lock: else a late store of an early look would take a
         // checkpoint back, for good if the consumer has left in between.
-        self.checkpoints.store(|stored| {
+        self.checkpoints.flush(stirred, |stored| {
+            let mut all_at_end = true;
             let consumers = self.consumers.lock();
             let named = consumers.iter().filter(|state| state.durable_name);
             let changed = |state: &Arc<State>| {
@@ -156,10 +157,8 @@ impl Plane {
                 all_at_end &= lsn == end;
                 (stored.get(&state.name) != Some(&lsn)).then(|| (state.name.clone(), lsn))
             };
-            named.filter_map(changed).collect()
-        })?;
-        *self.flushed.lock() = all_at_end.then_some(stirred);
-        Ok(())
+            (named.filter_map(changed).collect(), all_at_end)
+        })
     }
 
     /// Deletes the checkpoint of a consumer that does not run.
@@ -335,6 +334,13 @@ impl Plane {
             let padded = align_up(header.framed_bytes() as u64, window.align as u64);
             cursor.skip_to(cursor.block + padded);
         }
+    }
+
+    /// Whether retention has not passed it. In memory there is none: the ring goes on whatever is
+    /// stored.
+    pub(crate) fn keeps(&self, cursor: &Cursor) -> bool {
+        let start = self.replay.as_ref().map(|replay| replay.catalogue.start().1);
+        planted("what_is_kept_is_asked_early") || start.is_none_or(|first| cursor.next_lsn >= first)
     }
 
     /// What a source may be opened from.

@@ -134,8 +134,10 @@ impl Subscribe {
     /// [`ErrorKind::InvalidOption`] for a name that is empty, longer than 255 bytes or begins with
     /// `reader-`; [`ErrorKind::NameTaken`]; [`ErrorKind::TooManyConsumers`];
     /// [`ErrorKind::ForeignCheckpoint`]; [`ErrorKind::BeyondEnd`] and [`ErrorKind::PositionLost`]
-    /// for a start outside the log; [`ErrorKind::Io`] if the checkpoint cannot be stored;
-    /// [`ErrorKind::Closed`].
+    /// for a start outside the log; [`ErrorKind::Io`] or [`ErrorKind::Corrupt`] if the log cannot
+    /// be read in the search for it; [`ErrorKind::Io`] or [`ErrorKind::StorageFull`] if the
+    /// checkpoint cannot be stored; [`ErrorKind::Io`] also if there is no thread to be had: then
+    /// its start is stored; [`ErrorKind::Closed`].
     pub fn run<F>(self, callback: F) -> Result<Subscription>
     where
         F: FnMut(&Batch<'_>) -> Result<Ack, Failure> + Send + 'static,
@@ -146,7 +148,7 @@ impl Subscribe {
         let name = format!("ep:{}", state.name.replace('\0', "?"));
         let builder = thread::Builder::new().name(name);
         let thread = builder.spawn(move || run(consumer, callbacks)).map_err(|e| {
-            plane.leave(&state);
+            plane.leave(&state, None);
             Error::new(ErrorKind::Io, "cannot start the consumer's thread").because(e)
         })?;
         Ok(Subscription { plane, state, thread: Arc::new(Mutex::new(Some(thread))) })
@@ -175,35 +177,40 @@ fn begin(
         let what = format!("names that begin with {READER_PREFIX:?} are those of readers");
         return Err(Error::new(ErrorKind::InvalidOption, what));
     }
-    let (consumer, cursor) = loop {
+    loop {
         let stored = match start_at {
             Some(_) => None,
             None => plane.checkpoints.get(&name, plane.log.ring.committed_lsn())?,
         };
-        let hold = plane.log.ring.readers.hold();
+        let _hold = plane.log.ring.readers.hold();
         let cursor = match (start_at, stored) {
             (Some(start), _) => plane.cursor(start)?,
             (None, Some(lsn)) => resume_at(&plane, lsn, options.on_loss)?,
             (None, None) => plane.cursor(start_if_new)?,
         };
-        let enter = || enter(Arc::clone(&plane), name.clone(), true, cursor, options.clone());
-        // Until it enters, the name may be that of one that stores more, and leaves.
-        let entered = match start_at {
-            Some(_) => Some(enter()?),
-            None => plane.checkpoints.if_still(&name, stored, enter)?,
+        let mut entered = None;
+        // Until it enters, the name may be that of one that stores more, and leaves; and what no
+        // checkpoint keeps may be deleted. Then the start is looked for again.
+        let enter = |now: Option<Lsn>| {
+            let is_current = start_at.is_some() || now == stored;
+            let is_kept = stored.is_some() || plane.keeps(&cursor);
+            if is_current && is_kept {
+                let plane = Arc::clone(&plane);
+                entered = Some(enter(plane, name.clone(), true, cursor, options.clone())?);
+            }
+            Ok(is_current && is_kept)
         };
-        drop(hold);
-        if let Some(consumer) = entered {
-            break (consumer, cursor);
+        let first = cursor.next_lsn.previous();
+        let outcome = plane.checkpoints.store_one(&name, first, enter, || {});
+        match (outcome, entered) {
+            (Ok(_), Some(consumer)) => return Ok(consumer),
+            (Ok(_), None) => {}
+            (Err(error), entered) => {
+                entered.inspect(|consumer| plane.leave(consumer.state(), None));
+                return Err(error);
+            }
         }
-    };
-    let (plane, state) = (consumer.plane(), consumer.state());
-    let first = cursor.next_lsn.previous();
-    if let Err(error) = plane.checkpoints.store_one(&state.name, first, || Ok(()), || {}) {
-        plane.leave(state);
-        return Err(error);
     }
-    Ok(consumer)
 }
 
 /// The cursor behind a stored checkpoint, also where retention has passed it: then the consumer is
@@ -300,27 +307,34 @@ impl Subscription {
     ///
     /// # Errors
     /// As for [`Start`]; [`ErrorKind::WouldDeadlock`] from its own callback, whose batch would then
-    /// be acknowledged at the wrong place; [`ErrorKind::Stopped`]; [`ErrorKind::Io`] if the
-    /// checkpoint could not be stored. After any of them the consumer has not moved.
+    /// be acknowledged at the wrong place; [`ErrorKind::Stopped`]; [`ErrorKind::Io`] or
+    /// [`ErrorKind::StorageFull`] if the checkpoint could not be stored. After any of them the
+    /// consumer has not moved; only a crash before the next checkpoint is stored may bring it to
+    /// either place.
     pub fn seek(&self, start: Start) -> Result<()> {
         self.refuse_own_callback("seek")?;
         let _hold = self.plane.log.ring.readers.hold();
-        let cursor = self.plane.cursor(start)?;
-        let check = || {
-            let is_stopped = self.state.control(|control| control.stop || control.finished);
-            if is_stopped { Err(self.stopped()) } else { Ok(()) }
-        };
-        // Before anything else is stored: who stops meanwhile finds its last checkpoint here.
-        let go = || {
-            self.state.order(|control| {
-                control.seeks += 1;
-                control.parked = None;
-                control.seek = Some((cursor, control.seeks));
-                self.state.place.seek(cursor.block);
-            });
-        };
-        let last = cursor.next_lsn.previous();
-        self.plane.checkpoints.store_one(&self.state.name, last, check, go)
+        loop {
+            let cursor = self.plane.cursor(start)?;
+            let check = |_| {
+                let is_stopped = self.state.control(|control| control.stop || control.finished);
+                // Retention may have gone on since: then it is looked for again.
+                if is_stopped { Err(self.stopped()) } else { Ok(self.plane.keeps(&cursor)) }
+            };
+            // Before anything else is stored: who stops meanwhile finds its last checkpoint here.
+            let go = || {
+                self.state.order(|control| {
+                    control.seeks += 1;
+                    control.parked = None;
+                    control.seek = Some((cursor, control.seeks));
+                    self.state.place.seek(cursor.block);
+                });
+            };
+            let last = cursor.next_lsn.previous();
+            if self.plane.checkpoints.store_one(&self.state.name, last, check, go)? {
+                return Ok(());
+            }
+        }
     }
 
     /// Waits until this record is processed.

@@ -1,10 +1,12 @@
-//! The whole bus, with all its threads, under shuttle's PCT scheduler: in memory, and on the
-//! simulated disk with a sealed segment to catch up from. Time passes only where the schedule says
-//! so, and no wait times out: a wake-up that is lost is a deadlock, which shuttle reports.
+//! The whole bus, with all its threads, under shuttle's PCT scheduler: in memory, on the simulated
+//! disk with a sealed segment to catch up from, and there while retention deletes it. Time passes
+//! only where the schedule says so, and no wait times out: a wake-up that is lost is a deadlock,
+//! which shuttle reports.
 //!
 //! ```text
 //! schedules                     as many as PROOF_SHUTTLE_SCHEDULES says, then the controls
-//! schedules KIND SEED COUNT     KIND is `memory` or `disk`: what a failure names to replay it
+//! schedules KIND SEED COUNT     KIND is `memory`, `disk` or `retention`: what a failure names to
+//!                               replay it
 //! ```
 
 #[cfg(not(races = "shuttle"))]
@@ -25,7 +27,9 @@ mod scheduled {
     use std::time::Duration;
 
     use eventplane::testing::{Force, ManualClock, SimDisk};
-    use eventplane::{Ack, Batch, Builder, Bus, Lsn, Reason, Start, Subscription, Tier, Writer};
+    use eventplane::{
+        Ack, Batch, Builder, Bus, Lsn, Reason, Retention, Start, Subscription, Tier, Writer,
+    };
     use shuttle::scheduler::PctScheduler;
     use shuttle::{Config, MaxSteps, Runner, thread};
 
@@ -38,8 +42,6 @@ mod scheduled {
     /// PCT finds a bug that takes so many ordered events with a known probability.
     const DEPTH: usize = 4;
     const STEPS_MAX: usize = 200_000;
-    /// Of ten schedules so many run on the disk.
-    const DISK_TENTHS: u64 = 1;
 
     fn builder(clock: &ManualClock) -> Builder {
         Bus::builder()
@@ -156,6 +158,23 @@ mod scheduled {
         check(&seen_b, last, None);
     }
 
+    /// Whoever is given a start finds it there, whatever retention deletes meanwhile.
+    fn retained(bus: Bus, clock: &ManualClock) {
+        let passing = clock.clone();
+        let time = thread::spawn(move || {
+            for _ in 0..3 {
+                passing.advance(Duration::from_millis(300));
+                thread::yield_now();
+            }
+        });
+        let (a, _) = subscribe(&bus, "a");
+        a.wait_processed(Lsn::new(OLD), LONG).expect("what it was given is there");
+        a.seek(Start::Earliest).expect("there is a first record");
+        a.wait_processed(Lsn::new(OLD), LONG).expect("so is what it was sent to");
+        time.join().expect("time");
+        bus.close().expect("it closes");
+    }
+
     /// A shed consumer is admitted when its back-off is over, and the supervisor looks.
     fn bring_back(b: &Subscription, clock: &ManualClock, last: u64) {
         for _ in 0..200 {
@@ -178,10 +197,17 @@ mod scheduled {
     }
 
     fn run(kind: &str, seed: u64, count: u64) {
-        let template = (kind == "disk").then(template);
+        let template = (kind != "memory").then(template);
+        let retains = kind == "retention";
         let schedules = runner(seed, count).run(move || {
             let clock = ManualClock::default();
             match &template {
+                Some(disk) if retains => {
+                    let age = Retention::age(Duration::from_millis(100));
+                    let builder = builder(&clock).retention(age);
+                    let bus = builder.simulated(&disk.copy()).open("/log");
+                    retained(bus.expect("it opens"), &clock);
+                }
                 Some(disk) => {
                     let bus = builder(&clock).simulated(&disk.copy()).open("/log");
                     scenario(bus.expect("it opens"), &clock, OLD);
@@ -205,7 +231,11 @@ mod scheduled {
     fn all() {
         let wanted = env::var("PROOF_SHUTTLE_SCHEDULES").map_or(5_000, |n| n.parse().unwrap());
         let batches: u64 = u64::div_ceil(wanted, SCHEDULES_PER_SEED);
-        let kind = |batch: u64| if batch % 10 < DISK_TENTHS { "disk" } else { "memory" };
+        let kind = |batch: u64| match batch % 10 {
+            0 => "disk",
+            1 => "retention",
+            _ => "memory",
+        };
         let next = std::sync::atomic::AtomicU64::new(0);
         std::thread::scope(|scope| {
             for _ in 0..2 {
@@ -229,6 +259,8 @@ mod scheduled {
             ("memory", "publish_ignores_sleepers"),
             ("memory", "wait_ignores_seeks"),
             ("disk", "hand_over_wakes_nobody"),
+            ("retention", "retention_takes_an_early_barrier"),
+            ("retention", "what_is_kept_is_asked_early"),
         ];
         for (kind, bug) in controls {
             let (passed, said) = child(kind, 0, 20_000, Some(bug));

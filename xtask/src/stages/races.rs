@@ -23,7 +23,7 @@ pub const STAGES: &[Stage] = &[
                 --manifest-path races/Cargo.toml --target-dir target/shuttle --bin schedules",
         run: "target/shuttle/debug/schedules",
         budget_seconds: 180,
-        rows: &[row("shuttle_schedules", 200_000, 2_000_000), row("shuttle_controls", 4, 4)],
+        rows: &[row("shuttle_schedules", 200_000, 2_000_000), row("shuttle_controls", 6, 6)],
     },
     Stage {
         name: "tsan",
