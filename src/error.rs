@@ -27,7 +27,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The operating system refused an operation; the source says which.
     Io,
-    /// No room for a new segment. No LSN was used; the log goes on when there is room.
+    /// No room on the disk. For a new segment: no LSN was used, the log goes on when there is room.
+    /// For a checkpoint: it is not stored.
     StorageFull,
     /// A write or sync failed earlier. Reopen the log: recovery reads what is really on disk.
     Poisoned,

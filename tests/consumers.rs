@@ -13,7 +13,8 @@ use common::{
 };
 use eventplane::testing::{Fault, Faults, ManualClock, Op, Polled};
 use eventplane::{
-    Ack, Backend, Batch, Bus, ErrorKind, Filter, Lsn, OwnedRecord, Retry, Start, Subscription,
+    Ack, Backend, Batch, Bus, Durability, ErrorKind, Filter, Lsn, OwnedRecord, ReadMode, Retry,
+    Start, Subscription,
 };
 use parking_lot::Mutex;
 
@@ -512,6 +513,66 @@ fn a_failed_log_is_drained_and_then_says_so() {
         consumer.wait_caught_up(LONG).unwrap();
         faults.clear();
         assert_eq!(bus.close().unwrap_err().kind(), ErrorKind::Poisoned);
+    });
+}
+
+/// It said the same for ever, at once.
+#[test]
+fn a_reader_tries_again_what_the_disk_refused() {
+    let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
+    let builder = small(Backend::Psync).faults(&faults).read_mode(ReadMode::Pread);
+    let bus = builder.open(dir.path()).unwrap();
+    fill_bytes(&bus, 8 * RING_BYTES);
+    let mut reader = bus.reader(Start::Earliest).unwrap();
+    faults.inject(Fault::errno(Op::Read, libc::EIO).forever());
+    for _ in 0..2 {
+        let before = faults.calls(Op::Read);
+        assert_eq!(reader.next_timeout(LONG).unwrap_err().kind(), ErrorKind::Io);
+        assert!(faults.calls(Op::Read) > before, "it was tried");
+    }
+    faults.clear();
+    for lsn in [1, 2] {
+        assert_eq!(reader.next_timeout(LONG).unwrap().unwrap().lsn(), Lsn::new(lsn));
+    }
+    drop(reader);
+    bus.close().unwrap();
+}
+
+/// The callback that hangs was all that was told.
+#[test]
+fn a_close_that_loses_records_says_so_first() {
+    on_each_backend(|backend| {
+        let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
+        let late = Durability::Deferred { interval: Duration::from_secs(3_600), bytes: 1 << 20 };
+        let builder = small(backend).faults(&faults).durability(late);
+        let bus = builder.open(dir.path()).unwrap();
+        let (entered, inside) = mpsc::channel();
+        let (release, gate) = mpsc::channel::<()>();
+        let hanging = bus.subscribe("hanging").start_if_new(Start::Earliest);
+        let hanging = hanging
+            .run(move |_| {
+                let _ = entered.send(());
+                let _ = gate.recv();
+                Ok(Ack::All)
+            })
+            .unwrap();
+        let writer = bus.writer();
+        writer.append(1, 1, b"kept").unwrap();
+        bus.sync().unwrap();
+        inside.recv_timeout(LONG).unwrap();
+        writer.append(1, 1, b"lost").unwrap();
+        faults.inject(
+            Fault::errno(Op::DurableWrite, libc::EIO)
+                .on("segments")
+                .forever(),
+        );
+        faults.inject(Fault::errno(Op::Write, libc::EIO).on("segments").forever());
+        faults.inject(Fault::errno(Op::Sync, libc::EIO).on("segments").forever());
+        let closed = bus.close_within(Duration::from_millis(50)).unwrap_err();
+        assert_eq!(closed.kind(), ErrorKind::Poisoned);
+        faults.clear();
+        drop(release);
+        let _ = hanging.stop_within(LONG);
     });
 }
 

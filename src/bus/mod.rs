@@ -257,7 +257,8 @@ impl Bus {
     /// for it. Returns whether there was one.
     ///
     /// # Errors
-    /// [`ErrorKind::NameTaken`] if the consumer runs; an I/O error.
+    /// [`ErrorKind::NameTaken`] if the consumer runs; an I/O error, after which a crash before the
+    /// next checkpoint is stored may find it forgotten or not.
     pub fn forget(&self, name: &str) -> Result<bool> {
         self.plane.forget(name)
     }
@@ -274,9 +275,10 @@ impl Bus {
     /// Closes the bus; consumers have `deadline` to finish their batches.
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] naming the consumers whose callbacks have not returned: everything
-    /// else is closed all the same; [`ErrorKind::WouldDeadlock`] from a callback, as well; the
-    /// error that poisoned the log; what kept checkpoints from being stored.
+    /// The error that poisoned the log; else [`ErrorKind::Timeout`] naming the consumers whose
+    /// callbacks have not returned: everything else is closed all the same;
+    /// [`ErrorKind::WouldDeadlock`] from a callback, as well; what kept checkpoints from being
+    /// stored.
     /// [`ErrorKind::WouldDeadlock`] also if this thread holds a write batch: then nothing is
     /// closed, threads and the directory's lock stay for the life of the process.
     pub fn close_within(self, deadline: Duration) -> Result<()> {
@@ -299,7 +301,8 @@ impl Bus {
         let stopped = self.stop_consumers(deadline);
         let stored = self.plane.flush_checkpoints();
         self.end_threads();
-        let clean = stopped.and(stored).and(log.poisoned().map_or(Ok(()), Err));
+        // First what says that committed records may be lost.
+        let clean = log.poisoned().map_or(Ok(()), Err).and(stopped).and(stored);
         match &clean {
             Ok(()) => tracing::info!(committed = %self.committed_lsn(), "closed"),
             Err(error) => tracing::warn!(%error, "closed, but not cleanly"),

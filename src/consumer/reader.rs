@@ -11,7 +11,7 @@ use super::core::{Consumer, ConsumerOptions, Failure, Progress, Subscriber};
 use super::filter::Filter;
 use super::options::{Ack, OnPositionLost, Retry, Start};
 use super::plane::Plane;
-use super::state::{Activity, Status};
+use super::state::{Activity, Control, Status};
 use super::subscription::{READER_PREFIX, enter};
 use super::thread::rest;
 use crate::error::{Error, ErrorKind, Result};
@@ -49,6 +49,15 @@ impl fmt::Debug for Reader {
 }
 
 static NEXT_READER: AtomicU64 = AtomicU64::new(1);
+
+/// Why it cannot go on. What the disk refuses it may grant the next call.
+fn parked(control: &mut Control) -> Option<Error> {
+    let parked = control.parked.clone();
+    if parked.as_ref().is_some_and(|error| error.kind() == ErrorKind::Io) {
+        (control.parked, control.retry) = (None, true);
+    }
+    parked
+}
 
 /// How long a call looks for a record.
 #[derive(Clone, Copy)]
@@ -89,9 +98,10 @@ impl Reader {
     /// The next record, waiting for it at most this long; `None` then, and when the bus is closed.
     ///
     /// # Errors
-    /// [`ErrorKind::PositionLost`] if retention passed the reader; [`ErrorKind::Poisoned`] behind
-    /// the last record of a failed log; [`ErrorKind::Corrupt`] or [`ErrorKind::Io`] if the log
-    /// cannot be read.
+    /// [`ErrorKind::PositionLost`] if retention passed the reader, [`ErrorKind::Corrupt`] if the
+    /// log is damaged, [`ErrorKind::Poisoned`] behind the last record of a failed log: every
+    /// further call says so too. [`ErrorKind::Io`] if the log cannot be read: the next call tries
+    /// again.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<OwnedRecord>> {
         let deadline = Instant::now().checked_add(timeout);
         self.next_within(deadline.map_or(Patience::Endless, Patience::Until))
@@ -141,7 +151,7 @@ impl Reader {
                 }
                 Progress::Stopped => return Ok(None),
                 Progress::Waiting => {
-                    if let Some(error) = self.consumer.state().control(|c| c.parked.clone()) {
+                    if let Some(error) = self.consumer.state().control(parked) {
                         return Err(error);
                     }
                 }

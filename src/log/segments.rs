@@ -156,6 +156,10 @@ impl Segments {
     /// After the thread has ended: the next opening would have to read what was prepared, to find
     /// that nothing was written to it.
     pub(crate) fn discard_prepared(&self) {
+        if self.failure.lock().is_some() {
+            // What failed may lie behind them under its name, and no gap must come before it.
+            return;
+        }
         let prepared = std::mem::take(&mut *self.prepared.lock());
         // The last one first, and each for good before the next: a crash must not leave a gap.
         for (number, Prepared { path, file, .. }) in prepared.into_iter().rev() {

@@ -152,14 +152,19 @@ fn nothing_is_written_behind_a_failure_that_is_still_being_told() {
 /// The name of a segment was not durable, its predecessor was discarded on closing, and nothing
 /// opened that gap.
 #[test]
-fn a_segment_whose_name_could_not_be_synced_does_not_stay() {
-    for op in [Op::SyncDir, Op::Rename] {
+fn a_segment_whose_name_could_not_be_synced_does_not_stay_behind_a_gap() {
+    for (op, stays) in [(Op::SyncDir, false), (Op::SyncDir, true), (Op::Rename, false)] {
         let bed = Bed::new(2, 4, false);
         let rig = bed.open();
         rig.writer().append(1, 1, b"x").unwrap();
         bed.faults.inject(Fault::errno(op, libc::EIO).nth(2));
+        if stays {
+            bed.faults.inject(Fault::errno(Op::Remove, libc::EIO).forever());
+        }
         rig.segments.step(&rig.log);
-        assert_eq!(bed.listing(), [0, 1], "one was prepared, the next one failed");
+        let left = if stays { vec![0, 1, 2] } else { vec![0, 1] };
+        assert_eq!(bed.listing(), left, "one was prepared, the next one failed");
+        bed.faults.clear();
         rig.log.refuse(Error::new(ErrorKind::Closed, "closed"));
         rig.log.finish();
         rig.segments.discard_prepared();
