@@ -222,3 +222,31 @@ fn wrong_usage_is_told_from_a_wrong_log() {
     }
     assert_eq!(run(["--help"]).0, CLEAN);
 }
+
+/// A reader that has gone took the finding along.
+#[test]
+fn what_is_found_is_in_the_status_also_where_nobody_reads_on() {
+    for (damaged, expected) in [(false, CLEAN), (true, FINDINGS)] {
+        let sample = Sample::new(40);
+        if damaged {
+            let block = sample.blocks()[20];
+            flip(&segment_file(&sample.dir, block.segment), block.offset + 100, 0);
+        }
+        for command in ["info", "segments", "verify", "repair"] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut run = Command::new(env!("CARGO_BIN_EXE_eventplane"));
+            let status = run
+                .arg(command)
+                .arg(&sample.dir)
+                .stdout(writer)
+                .status()
+                .unwrap();
+            let read = on(command, &sample.dir, &[]).0;
+            assert_eq!((status.code(), read), (Some(read), read), "{command}");
+            if command == "verify" {
+                assert_eq!(read, expected);
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use eventplane::offline::{Dumped, LogDir};
 use serde_json::json;
 
 use crate::Where;
-use crate::output::{Failure, Out, Outcome, unix_nanos, utc};
+use crate::output::{Failure, Out, unix_nanos, utc};
 
 #[derive(Args)]
 pub(crate) struct Dump {
@@ -30,11 +30,11 @@ pub(crate) struct Dump {
 }
 
 impl Dump {
-    pub(crate) fn run(&self, log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
+    pub(crate) fn run(&self, log: &LogDir, out: &mut Out) -> Result<(), Failure> {
         let mut left = self.limit.unwrap_or(u64::MAX);
         let mut written = Ok(());
         if left == 0 {
-            return Ok(Outcome::Clean);
+            return Ok(());
         }
         let done = log.records(Lsn::new(self.from)..=Lsn::new(self.to), |record| {
             if !self.kind.is_empty() && !self.kind.contains(&record.kind) {
@@ -50,11 +50,12 @@ impl Dump {
         written?;
         match done {
             Err(error) if error.is_damage() => {
+                out.has_found = true;
                 out.flush()?;
                 eprintln!("eventplane: the records end here: {error}");
-                Ok(Outcome::Findings)
+                Ok(())
             }
-            done => Ok(done.map(|()| Outcome::Clean)?),
+            done => Ok(done?),
         }
     }
 }

@@ -3,10 +3,11 @@
 use eventplane::offline::LogDir;
 use serde_json::{Value, json};
 
-use crate::output::{Failure, Out, Outcome, findings_json};
+use crate::output::{Failure, Out, findings_json};
 
-pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
+pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<(), Failure> {
     let info = log.info()?;
+    out.has_found = !info.findings.is_empty();
     if out.json {
         let checkpoints: Value = info
             .checkpoints
@@ -29,7 +30,7 @@ pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
             "checkpoints": checkpoints,
             "findings": findings_json(&info.findings),
         }))?;
-        return Ok(Outcome::of(&info.findings));
+        return Ok(());
     }
     out.field("log", &info.log_id)?;
     out.field("format", info.format_version)?;
@@ -55,6 +56,5 @@ pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
         let (name, lsn, lag) = (&c.name, c.lsn, c.lag_records);
         out.field("checkpoint", format_args!("{name}: LSN {lsn}, {lag} records behind"))?;
     }
-    out.findings(&info.findings)?;
-    Ok(Outcome::of(&info.findings))
+    Ok(out.findings(&info.findings)?)
 }

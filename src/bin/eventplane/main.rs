@@ -13,10 +13,11 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use eventplane::{ErrorKind, offline::LogDir};
 
-use output::{Out, Outcome};
+use output::Out;
 
 const EXIT_HELP: &str = "Exit status: 0 nothing is wrong; 1 something is; 2 wrong usage; \
-                         3 the directory holds no log, cannot be read, or is open elsewhere.";
+                         3 the directory holds no log, cannot be read or written, or is open \
+                         elsewhere.";
 
 /// Looks at, checks and repairs the log of an event bus. Only `repair --write` changes anything.
 #[derive(Parser)]
@@ -66,11 +67,7 @@ fn main() -> ExitCode {
         Command::Verify(_) => verify::run(&log, &mut out),
         Command::Repair(repair) => repair.run(&mut log, &mut out),
     });
-    match done.and_then(|outcome| out.flush().map(|()| outcome)) {
-        Ok(Outcome::Clean) => ExitCode::SUCCESS,
-        Ok(Outcome::Findings) => ExitCode::from(1),
-        Err(failure) => failure.report(&at.dir),
-    }
+    out.end(done, &at.dir)
 }
 
 /// What to tell about an error of the library on standard error.

@@ -8,18 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use eventplane::{Error, Lsn};
 use serde_json::{Value, json};
 
+const FINDINGS: u8 = 1;
 const UNREADABLE: u8 = 3;
-
-pub(crate) enum Outcome {
-    Clean,
-    Findings,
-}
-
-impl Outcome {
-    pub(crate) fn of(findings: &[Error]) -> Outcome {
-        if findings.is_empty() { Outcome::Clean } else { Outcome::Findings }
-    }
-}
 
 pub(crate) enum Failure {
     Log(Error),
@@ -39,7 +29,7 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
-    pub(crate) fn report(self, dir: &Path) -> ExitCode {
+    fn report(self, dir: &Path) -> ExitCode {
         match self {
             Failure::Log(error) => {
                 eprintln!("eventplane: {}: {error}", dir.display());
@@ -48,8 +38,6 @@ impl Failure {
                 }
                 ExitCode::from(UNREADABLE)
             }
-            // `| head` has seen enough.
-            Failure::Output(error) if error.kind() == IoKind::BrokenPipe => ExitCode::SUCCESS,
             Failure::Output(error) => {
                 eprintln!("eventplane: cannot write the output: {error}");
                 ExitCode::from(UNREADABLE)
@@ -60,12 +48,26 @@ impl Failure {
 
 pub(crate) struct Out {
     pub(crate) json: bool,
+    /// Something is wrong with the log. Set before it is printed, which may fail.
+    pub(crate) has_found: bool,
     stdout: BufWriter<Stdout>,
 }
 
 impl Out {
     pub(crate) fn new(json: bool) -> Out {
-        Out { json, stdout: BufWriter::new(io::stdout()) }
+        Out { json, has_found: false, stdout: BufWriter::new(io::stdout()) }
+    }
+
+    /// The last of it, and the exit status.
+    pub(crate) fn end(&mut self, done: Result<(), Failure>, dir: &Path) -> ExitCode {
+        match done.and_then(|()| self.flush()) {
+            Err(Failure::Output(error)) if error.kind() == IoKind::BrokenPipe => {
+                // `| head` has seen enough; what was found is there all the same.
+            }
+            Err(failure) => return failure.report(dir),
+            Ok(()) => {}
+        }
+        if self.has_found { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS }
     }
 
     pub(crate) fn line(&mut self, line: impl std::fmt::Display) -> io::Result<()> {

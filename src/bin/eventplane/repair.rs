@@ -7,7 +7,7 @@ use eventplane::offline::{self, LogDir, Loss};
 use serde_json::{Value, json};
 
 use crate::Where;
-use crate::output::{Failure, Out, Outcome, findings_json};
+use crate::output::{Failure, Out, findings_json};
 
 #[derive(Args)]
 pub(crate) struct Repair {
@@ -19,19 +19,18 @@ pub(crate) struct Repair {
 }
 
 impl Repair {
-    /// Clean if nothing is wrong any more; findings if something is and was not repaired.
-    pub(crate) fn run(&self, log: &mut LogDir, out: &mut Out) -> Result<Outcome, Failure> {
+    /// Has found nothing if nothing is wrong any more.
+    pub(crate) fn run(&self, log: &mut LogDir, out: &mut Out) -> Result<(), Failure> {
         let repair = if self.write { log.repair()? } else { log.plan_repair()? };
         let done = self.write && repair.is_needed();
+        out.has_found =
+            if done { !log.verify()?.findings.is_empty() } else { !repair.findings.is_empty() };
         if out.json {
             out.line(as_json(&repair, done))?;
         } else {
             text(&repair, done, out)?;
         }
-        if done {
-            return Ok(Outcome::of(&log.verify()?.findings));
-        }
-        Ok(Outcome::of(&repair.findings))
+        Ok(())
     }
 }
 

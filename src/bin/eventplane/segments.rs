@@ -3,14 +3,15 @@
 use eventplane::offline::{LogDir, SegmentInfo};
 use serde_json::{Value, json};
 
-use crate::output::{Failure, Out, Outcome, findings_json, lsns, unix_nanos, utc};
+use crate::output::{Failure, Out, findings_json, lsns, unix_nanos, utc};
 
-pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
+pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<(), Failure> {
     let (segments, findings) = log.segments()?;
+    out.has_found = !findings.is_empty();
     if out.json {
         let segments: Value = segments.iter().map(as_json).collect();
-        out.line(json!({ "segments": segments, "findings": findings_json(&findings) }))?;
-        return Ok(Outcome::of(&findings));
+        let all = json!({ "segments": segments, "findings": findings_json(&findings) });
+        return Ok(out.line(all)?);
     }
     out.line(format_args!(
         "{:>6}  {:<24}  {:<8}  {:>23}  {:>9}  {:>10}  {:>5}  time",
@@ -32,8 +33,7 @@ pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
             segment.index_entries,
         ))?;
     }
-    out.findings(&findings)?;
-    Ok(Outcome::of(&findings))
+    Ok(out.findings(&findings)?)
 }
 
 fn as_json(segment: &SegmentInfo) -> Value {

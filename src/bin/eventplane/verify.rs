@@ -3,11 +3,11 @@
 use eventplane::offline::LogDir;
 use serde_json::json;
 
-use crate::output::{Failure, Out, Outcome, findings_json};
+use crate::output::{Failure, Out, findings_json};
 
-pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
+pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<(), Failure> {
     let report = log.verify()?;
-    let outcome = Outcome::of(&report.findings);
+    out.has_found = !report.findings.is_empty();
     if out.json {
         out.line(json!({
             "segments": report.segments,
@@ -16,7 +16,7 @@ pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
             "findings": findings_json(&report.findings),
             "notes": report.notes,
         }))?;
-        return Ok(outcome);
+        return Ok(());
     }
     out.findings(&report.findings)?;
     for note in &report.notes {
@@ -27,8 +27,8 @@ pub(crate) fn run(log: &LogDir, out: &mut Out) -> Result<Outcome, Failure> {
         "{segments} segments, {blocks} good blocks, {records} records in a row, {} findings",
         report.findings.len()
     ))?;
-    if !report.findings.is_empty() {
+    if out.has_found {
         out.line("`eventplane repair DIR` shows what a repair would do and lose")?;
     }
-    Ok(outcome)
+    Ok(())
 }
