@@ -4,7 +4,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use eventplane::ErrorKind;
 use eventplane::offline::{Info, LogDir};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,8 @@ use crate::content::{Content, Eras};
 use crate::life::Left;
 use crate::plan::{self, End, Plan};
 use crate::plant::Plant;
+
+const UNLOCKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is known of the log when nobody has it open.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -80,11 +84,21 @@ pub(crate) struct Ended<'a> {
     pub(crate) plant: Option<Plant>,
 }
 
+/// The kernel may keep the lock of a process that was killed until its writes are done.
+fn look_at(dir: &Path) -> LogDir {
+    let deadline = Instant::now() + UNLOCKED_WITHIN;
+    loop {
+        match LogDir::open(dir) {
+            Ok(log) => return log,
+            Err(e) if e.kind() == ErrorKind::Locked && Instant::now() < deadline => {}
+            Err(e) => broken::promise(format!("the log cannot be looked at: {e}")),
+        }
+    }
+}
+
 /// Verifies the log, and sets what is due next.
 pub(crate) fn check(ledger: &mut Ledger, board: &Board, ended: &Ended<'_>) {
-    let log = LogDir::open(&ledger.dir).unwrap_or_else(|e| {
-        broken::promise(format!("the log cannot be looked at: {e}"));
-    });
+    let log = look_at(&ledger.dir);
     let look = || Ok((log.verify()?, log.info()?));
     let (report, info) = look().unwrap_or_else(|e: eventplane::Error| {
         broken::promise(format!("the log cannot be verified: {e}"));

@@ -21,7 +21,7 @@ use crate::watch;
 use crate::witness::is_legal;
 use crate::world::World;
 
-/// Everybody catches up within this, once nothing is in the way.
+/// Everybody gets further within this, once nothing is in the way.
 const SETTLES_WITHIN: Duration = Duration::from_secs(90);
 /// Memory beside that of the bus: the C library's arenas, the metrics, the soak itself.
 const MEMORY_BESIDE_BYTES: u64 = 96 << 20;
@@ -252,7 +252,7 @@ impl Life<'_> {
     fn end(&mut self, bus: Bus) -> Left {
         let world = self.world;
         let end = world.plan.end;
-        let poisoned = world.is(&world.poisoned) || bus.sync().is_err();
+        let mut poisoned = world.is(&world.poisoned) || bus.sync().is_err();
         if let Some(injector) = &mut self.injector {
             injector.end(&world.board);
         }
@@ -269,7 +269,10 @@ impl Life<'_> {
             End::Dropped => drop(bus),
             _ => match bus.close() {
                 Ok(()) => {}
-                Err(e) if poisoned && e.kind() == ErrorKind::Poisoned => {}
+                // By what nobody waits for: a seal, a watermark.
+                Err(e) if e.kind() == ErrorKind::Poisoned && world.is(&world.faulty) => {
+                    poisoned = true;
+                }
                 Err(e) => broken::promise(format!("closing: {e}")),
             },
         }
@@ -288,12 +291,16 @@ impl Life<'_> {
         let world = self.world;
         world.raise(&world.calm);
         let last = bus.committed_lsn();
-        let deadline = Instant::now() + SETTLES_WITHIN;
         for place in 0..self.members.len() {
+            let (mut reached, mut deadline) = (Lsn::ZERO, Instant::now() + SETTLES_WITHIN);
             while let Some(subscription) = &self.members[place].subscription {
                 subscription.resume();
                 // One that has hung pins what it hoards.
                 self.members[place].witness.lock().let_go(world);
+                let lsn = subscription.status().lsn;
+                if lsn > reached {
+                    (reached, deadline) = (lsn, Instant::now() + SETTLES_WITHIN);
+                }
                 match subscription.wait_processed(last, Duration::from_millis(500)) {
                     Ok(()) => break,
                     Err(e) if e.kind() == ErrorKind::Parked => self.check_parked(place),
@@ -313,7 +320,7 @@ impl Life<'_> {
         let member = &self.members[place];
         let witness = member.witness.lock();
         let wants = |lsn: &u64| witness.role.want.wants(world.content.shape(*lsn));
-        let missed = (witness.next(world)..=last).find(wants);
+        let missed = (witness.due(world)..=last).find(wants);
         // A seek to behind everything that it wants leaves no trace.
         if member.subscription.is_none() || missed.is_none() || witness.has_targets() {
             return;

@@ -165,18 +165,24 @@ impl Plan {
             .direct_io(self.direct_io)
             .read_mode(self.read_mode)
             .labels(ConsumerLabels::Group)
-            .append_timeout(Duration::from_secs(5))
+            .append_timeout(Duration::from_secs(60))
             .watermark_idle(self.watermark_idle)
             .checkpoint_interval(self.checkpoint_interval)
             .tick(self.tick)
             .dwell(self.dwell)
             .stall_after(self.stall_after)
             .cold_replays_max(self.cold_replays_max)
-            .cold_bytes_per_second(self.cold_bytes_per_second)
+            .cold_bytes_per_second(self.pace())
             .idle_spins(self.idle_spins)
             .shed_backoff(Duration::from_millis(1), Duration::from_millis(50))
             .flapping(3, Duration::from_secs(1))
             .deadline(Duration::from_secs(30))
+    }
+
+    /// Where everybody is waited for, what other lives left is not to take minutes.
+    fn pace(&self) -> Option<u64> {
+        let settles = matches!(self.end, End::Settled | End::Faulty);
+        self.cold_bytes_per_second.map(|pace| if settles { 16 * pace } else { pace })
     }
 
     /// What the bus may hold in memory, whatever consumers do: the ring, the budget of leases, the

@@ -53,6 +53,11 @@ impl Witness {
         world.board.next(self.place)
     }
 
+    /// The first that it cannot have missed: where it began may be further on.
+    pub(crate) fn due(&self, world: &World) -> u64 {
+        self.next(world).max(self.slack_to)
+    }
+
     /// Known before it is ordered: the consumer may be quicker.
     pub(crate) fn expect_target(&mut self, lsn: u64) {
         self.targets.push(lsn);

@@ -39,7 +39,7 @@ enum How {
 /// The 99th percentiles, and how many.
 struct Measured {
     commit: Duration,
-    /// Of a plain durable write of a page, after each commit: what the disk and the machine take.
+    /// Of a plain durable write of as much, after each commit: what the disk and the machine take.
     write: Duration,
     commits: usize,
 }
@@ -92,7 +92,7 @@ fn commit_and_write(
     if how == How::LastInLine {
         be_last_in_line();
     }
-    let (mut options, page) = (OpenOptions::new(), [7; 4096]);
+    let (mut options, pages) = (OpenOptions::new(), vec![7; bytes.next_multiple_of(4096)]);
     options.write(true).create(true).custom_flags(libc::O_DSYNC);
     let plain = options.open(dir.join("plain")).unwrap();
     let (writer, payload) = (bus.writer(), vec![7; bytes]);
@@ -108,7 +108,7 @@ fn commit_and_write(
         };
         commits.push(commit.elapsed());
         let write = Instant::now();
-        plain.write_all_at(&page, 0).unwrap();
+        plain.write_all_at(&pages, 0).unwrap();
         writes.push(write.elapsed());
     }
     (commits, writes)

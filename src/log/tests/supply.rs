@@ -71,6 +71,7 @@ fn trap_08_a_slab_stays_until_its_segment_is_sealed() {
     assert_eq!(busy.kind(), ErrorKind::Busy);
     assert!(rig.log.ring.contains(0), "not sealed, so not evicted");
     drop(hold);
+    rig.settle();
     commit(&rig.writer(), &mut model, rng.record(9_000));
     assert!(rig.read(Tier::Hot) == model);
 }

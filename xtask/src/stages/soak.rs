@@ -7,7 +7,7 @@ pub const STAGES: &[Stage] = &[Stage {
     what: "everything at once on real files, with faults, kills and restarts",
     build: "cargo build --quiet --release --example soak",
     run: "cargo xtask soak --controls && cargo xtask soak --minutes 1",
-    budget_seconds: 180,
+    budget_seconds: 300,
     rows: &[
         row("soak_controls", 11, 11),
         row("soak_lives", 20, 200),
