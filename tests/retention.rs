@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{KIB, RING_BYTES, Recorder, SEGMENT_BYTES, fill_bytes, on_each_backend, small, until};
-use eventplane::testing::{Faults, ManualClock, ManualSubscription, Op, Polled};
+use eventplane::testing::{Fault, Faults, ManualClock, ManualSubscription, Op, Polled};
 use eventplane::{
     Ack, Backend, Batch, Bus, ErrorKind, LossCause, Lsn, OnPositionLost, Retention, Signal, Start,
 };
@@ -277,4 +277,36 @@ fn who_looks_for_a_place_that_is_being_deleted_is_told_so() {
             assert_eq!(came.join().unwrap().unwrap_err().kind(), ErrorKind::PositionLost);
         });
     }
+}
+
+/// A store that fails may be on the disk all the same: whoever was let in then missed records in
+/// the next life.
+#[test]
+fn nobody_is_sent_to_what_the_disk_may_have_given_up() {
+    let (dir, faults, clock) = (
+        tempfile::tempdir().unwrap(),
+        Faults::new(),
+        ManualClock::default(),
+    );
+    let builder = small(Backend::Psync).faults(&faults).manual(&clock);
+    let bus = builder
+        .retention(Retention::bytes(4 * SEGMENT_BYTES))
+        .open(dir.path())
+        .unwrap();
+    fill_bytes(&bus, 16 * SEGMENT_BYTES);
+    let before = files(dir.path());
+    faults.inject(Fault::errno(Op::Sync, libc::EIO).on("meta"));
+    retain(&bus, &clock);
+    let come = bus.subscribe("c").start_at(Start::Lsn(Lsn::new(2)));
+    let lost = come.manual(|_| Ok(Ack::All)).map(drop).unwrap_err();
+    assert_eq!(
+        (lost.kind(), files(dir.path())),
+        (ErrorKind::PositionLost, before)
+    );
+    faults.inject(Fault::errno(Op::Remove, libc::EIO));
+    retain(&bus, &clock);
+    let but_one = files(dir.path());
+    assert!(but_one < before, "it is tried again");
+    retain(&bus, &clock);
+    assert_eq!(files(dir.path()), but_one - 1, "so is what could not be removed");
 }

@@ -206,7 +206,7 @@ impl Catalogue {
         lists.sealed.len() + lists.open.len()
     }
 
-    /// Drops everything below `log_start` from the list; the caller has stored it durably.
+    /// Drops everything below `log_start` from the list, and returns it.
     pub(crate) fn advance(&self, log_start: u64, first_lsn: u64) -> Vec<Arc<Sealed>> {
         let mut lists = self.lists.write();
         self.log_start_lsn.store(first_lsn, Ordering::Release);

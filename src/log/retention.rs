@@ -1,6 +1,7 @@
-//! Deleting what is no longer kept, oldest segment first: `log_start` is stored durably, then the
-//! segment leaves the catalogue, then its file goes.
+//! Deleting what is no longer kept, oldest segment first: the segment leaves the catalogue, then
+//! `log_start` is stored durably, then its file goes.
 
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ pub(crate) struct Retainer {
     /// Gone after the end.
     files: Mutex<Option<Arc<LogFiles>>>,
     segments: Arc<Segments>,
+    /// What has left the catalogue, and whose files are there still.
+    leaving: Mutex<Vec<Arc<Sealed>>>,
 }
 
 /// What the barrier of the slowest checkpoint came to.
@@ -37,7 +40,8 @@ impl Retainer {
         files: Arc<LogFiles>,
         segments: Arc<Segments>,
     ) -> Retainer {
-        Retainer { policy, geometry, files: Mutex::new(Some(files)), segments }
+        let (files, leaving) = (Mutex::new(Some(files)), Mutex::default());
+        Retainer { policy, geometry, files, segments, leaving }
     }
 
     /// The bytes of log that may still be written before a record at `position` can be deleted
@@ -66,17 +70,54 @@ impl Retainer {
 
     /// Deletes what may go. `barrier` is the lowest stored checkpoint.
     pub(crate) fn run(&self, wall_nanos: u64, barrier: Option<Lsn>) -> Result<Retained> {
-        let mut retained = Retained::default();
         if !self.policy.deletes() {
-            return Ok(retained);
+            return Ok(Retained::default());
         }
         let files = self.files.lock().clone();
         let Some(files) = files else {
-            return Ok(retained);
+            return Ok(Retained::default());
         };
+        let (retained, last) = self.choose(wall_nanos, barrier);
+        let catalogue = self.segments.catalogue();
+        let mut leaving = self.leaving.lock();
+        if let Some(last) = last {
+            let log_start = self.geometry.segment_start(last.number + 1);
+            // Before it is stored: a store that fails may be on the disk all the same, and nobody
+            // must be sent to what the next opening does not find.
+            leaving.extend(catalogue.advance(log_start, last.last_lsn + 1));
+        }
+        if leaving.is_empty() {
+            return Ok(retained);
+        }
+        if planted(Bug::UnlinksFirst) {
+            let _ = leaving.last().map(|last| files.disk.remove(&last.path));
+        }
+        let (log_start, first_lsn) = catalogue.start();
+        if files.meta.get().log_start < log_start {
+            files.meta.update(|meta| {
+                meta.log_start = log_start;
+                meta.log_start_lsn = first_lsn.get();
+            })?;
+        }
+        let mut outcome = Ok(retained);
+        // What stays behind is tried again, or removed by the next opening.
+        leaving.retain(|sealed| match files.disk.remove(&sealed.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                outcome = Err(Error::io("cannot delete a segment", &sealed.path, e));
+                true
+            }
+            _ => false,
+        });
+        tracing::debug!(%first_lsn, segments = retained.deleted_segments, "deleted segments");
+        self.segments.retry();
+        outcome
+    }
+
+    /// What goes, through which segment.
+    fn choose(&self, wall_nanos: u64, barrier: Option<Lsn>) -> (Retained, Option<Arc<Sealed>>) {
         let catalogue = self.segments.catalogue();
         let mut kept_bytes = catalogue.segments() as u64 * self.geometry.segment_bytes;
-        let mut last: Option<Arc<Sealed>> = None;
+        let (mut retained, mut last) = (Retained::default(), None::<Arc<Sealed>>);
         for sealed in catalogue.oldest(usize::MAX) {
             let held = barrier.is_some_and(|lsn| sealed.last_lsn > lsn.get());
             let yields = self.policy.hard_cap_bytes.is_some_and(|cap| kept_bytes > cap);
@@ -91,28 +132,7 @@ impl Retainer {
             retained.deleted_segments += 1;
             last = Some(sealed);
         }
-        let Some(last) = last else {
-            return Ok(retained);
-        };
-        if planted(Bug::UnlinksFirst) {
-            let _ = files.disk.remove(&last.path);
-        }
-        let log_start = self.geometry.segment_start(last.number + 1);
-        let first_lsn = last.last_lsn + 1;
-        files.meta.update(|meta| {
-            meta.log_start = log_start;
-            meta.log_start_lsn = first_lsn;
-        })?;
-        let mut outcome = Ok(retained);
-        for sealed in catalogue.advance(log_start, first_lsn) {
-            // What stays behind is below `log_start`: the next opening removes it.
-            if let Err(e) = files.disk.remove(&sealed.path) {
-                outcome = Err(Error::io("cannot delete a segment", &sealed.path, e));
-            }
-        }
-        tracing::debug!(first_lsn, segments = retained.deleted_segments, "deleted segments");
-        self.segments.retry();
-        outcome
+        (retained, last)
     }
 
     fn is_over(

@@ -114,14 +114,26 @@ fn a_failed_deletion_is_finished_by_the_next_opening() {
 
 #[test]
 fn nothing_goes_if_its_loss_cannot_be_noted() {
-    let (bed, rig, model) = log();
     for op in [Op::Write, Op::Sync] {
-        bed.faults.inject(Fault::errno(op, libc::EIO).on("meta"));
+        let (bed, rig, model) = log();
+        let retainer = retainer(&rig, Retention::consumed());
+        bed.faults.inject(Fault::errno(op, libc::EIO).on("meta").forever());
         let all = Some(Lsn::new(model.len() as u64));
-        assert!(retainer(&rig, Retention::consumed()).run(0, all).is_err());
+        for _ in 0..2 {
+            assert!(retainer.run(0, all).is_err());
+            assert_eq!(bed.listing()[0], 0);
+            let (log_start, first) = rig.segments.catalogue().start();
+            assert!(log_start > 0 && first > Lsn::FIRST, "but nobody is sent there");
+        }
         bed.faults.clear();
-        assert!(rig.read(Tier::Mapped) == model);
-        assert_eq!(bed.listing()[0], 0);
+        if op == Op::Sync {
+            retainer.run(0, all).unwrap();
+            assert!(bed.listing()[0] > 0, "it is tried again");
+        } else {
+            drop(retainer);
+            rig.kill();
+            assert!(bed.open().read(Tier::Mapped) == model);
+        }
     }
 }
 
