@@ -44,6 +44,8 @@ pub(crate) struct Segments {
     /// A producer waits for a segment: allocate only, zeros take longer.
     hurried: AtomicBool,
     failure: Mutex<Option<Error>>,
+    /// Held by whoever prepares: tests drive logs whose threads run as well.
+    preparing: Mutex<()>,
     /// Producers that wait for a slab sleep here.
     pub(crate) supply: Futex,
     jobs: (Sender<Job>, Receiver<Job>),
@@ -76,6 +78,7 @@ impl Segments {
             wanted_below: AtomicU64::new(active + 1 + limits::SEGMENTS_AHEAD),
             hurried: AtomicBool::new(false),
             failure: Mutex::default(),
+            preparing: Mutex::default(),
             supply: Futex::default(),
             jobs: unbounded(),
         }
@@ -227,6 +230,7 @@ impl Segments {
     /// Prepares one segment if one is wanted, and asks for the next behind what else is to be done:
     /// sealing frees slabs and must not wait for zeros.
     fn prepare_wanted(&self) {
+        let _alone = self.preparing.lock();
         let number = self.prepared_below.load(Ordering::Acquire);
         if number >= self.wanted_below.load(Ordering::Acquire) {
             return;
