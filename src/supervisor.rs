@@ -219,13 +219,15 @@ impl Housekeeper {
         };
         self.warn_of_leads(now);
         let wall = self.plane.log.clock.wall();
-        // Until it is done nobody's start or seek is stored: who comes later finds a later first
-        // record, and who came before is the barrier.
-        let retained = self.plane.checkpoints.with_lowest(|barrier| retainer.run(wall, barrier));
-        let outcome = retained.map(|retained| {
+        let outcome = retainer.delete().and_then(|()| {
+            // Meanwhile nobody's start or seek is stored: who comes later finds a later first
+            // record, and who came before is the barrier.
+            let retained =
+                self.plane.checkpoints.with_lowest(|barrier| retainer.release(wall, barrier));
             if let Some(lsn) = retained.yielded_to {
                 tracing::warn!(%lsn, "retention passed the slowest checkpoint: hard cap");
             }
+            retainer.delete()
         });
         report("retention", outcome, &self.retention_fails);
     }

@@ -215,13 +215,10 @@ impl Witness {
         if to < from || !self.take_up(world, from) {
             self.fail(world, format!("told that {from} to {to} are lost"));
         }
-        // Retention waits for a stored checkpoint: not for one who goes back, and not for one who
-        // is new, before its first is stored.
-        // And who keeps an LSN of its own is behind its checkpoint by records that it did not want:
-        // those it does not miss.
+        // Retention waits for a stored checkpoint. But who keeps an LSN of its own is behind its
+        // checkpoint by records that it did not want: those it does not miss.
         let missed = (from..=to).filter(|lsn| self.wants(&world.content, *lsn)).count();
-        let has_no_barrier = self.role.seeks || self.role.is_guest() || missed == 0;
-        world.lost(to, has_no_barrier, self.role.name);
+        world.lost(to, missed == 0, self.role.name);
         world.board.add(Slot::Losses, 1);
         world.board.add(Slot::LostRecords, missed as u64);
     }

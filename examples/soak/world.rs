@@ -87,9 +87,9 @@ impl World {
     }
 
     /// Somebody was told that records through `to` are lost: may that be?
-    pub(crate) fn lost(&self, to: u64, has_no_barrier: bool, name: &str) {
+    pub(crate) fn lost(&self, to: u64, misses_nothing: bool, name: &str) {
         self.lost_through.fetch_max(to, Ordering::SeqCst);
-        if !has_no_barrier && !self.plan.may_lose && to >= self.first_at_open {
+        if !misses_nothing && !self.plan.may_lose && to >= self.first_at_open {
             broken::promise(format!(
                 "{name} was told that records through {to} are lost, but retention, {:?}, must \
                  wait for its checkpoint; the log began at {}",

@@ -257,8 +257,8 @@ impl Bus {
     /// for it. Returns whether there was one.
     ///
     /// # Errors
-    /// [`ErrorKind::NameTaken`] if the consumer runs; an I/O error, after which a crash before the
-    /// next checkpoint is stored may find it forgotten or not.
+    /// [`ErrorKind::NameTaken`] if the consumer runs; an I/O error, after which it may be forgotten
+    /// or not, in this life or the next: call it again.
     pub fn forget(&self, name: &str) -> Result<bool> {
         self.plane.forget(name)
     }

@@ -403,6 +403,10 @@ impl Consumer {
 
     /// Records are gone. Never in silence.
     fn lost(&mut self, cause: LossCause, subscriber: &mut dyn Subscriber) -> Progress {
+        if self.is_interrupted() {
+            // Who was sent elsewhere meanwhile does not miss what was here.
+            return Progress::Moved;
+        }
         let earliest = self.plane.earliest();
         if earliest.next_lsn <= self.cursor.next_lsn {
             // What is at the cursor can still be had, a little further on.

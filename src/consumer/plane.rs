@@ -254,9 +254,14 @@ impl Plane {
                 Ok(Cursor::seeking(seen.position(), self.log.ring.committed_lsn().next()))
             }
             Start::Lsn(lsn) => self.cursor_at(lsn),
-            Start::Time(time) => {
-                self.cursor_at_time(time.duration_since(UNIX_EPOCH).map_or(0, nanos))
-            }
+            Start::Time(time) => loop {
+                let start = self.log_start();
+                match self.cursor_at_time(time.duration_since(UNIX_EPOCH).map_or(0, nanos)) {
+                    // Retention has gone on; what is kept may be of that time as well.
+                    Err(e) if e.kind() == ErrorKind::PositionLost && start != self.log_start() => {}
+                    found => break found,
+                }
+            },
         }
     }
 
@@ -339,8 +344,13 @@ impl Plane {
     /// Whether retention has not passed it. In memory there is none: the ring goes on whatever is
     /// stored.
     pub(crate) fn keeps(&self, cursor: &Cursor) -> bool {
-        let start = self.replay.as_ref().map(|replay| replay.catalogue.start().1);
-        planted("what_is_kept_is_asked_early") || start.is_none_or(|first| cursor.next_lsn >= first)
+        let is_kept = self.log_start().is_none_or(|first| cursor.next_lsn >= first);
+        is_kept || planted("what_is_kept_is_asked_early")
+    }
+
+    /// The first record kept on disk.
+    fn log_start(&self) -> Option<Lsn> {
+        self.replay.as_ref().map(|replay| replay.catalogue.start().1)
     }
 
     /// What a source may be opened from.

@@ -111,6 +111,8 @@ struct Lists {
     /// Oldest first, numbers consecutive.
     sealed: VecDeque<Arc<Sealed>>,
     open: VecDeque<Arc<OpenSegment>>,
+    /// No longer kept, and on disk still.
+    leaving: Vec<Arc<Sealed>>,
     /// Of those sealed last, which consumers that fall behind come to first.
     footers: VecDeque<Arc<Footer>>,
 }
@@ -123,8 +125,8 @@ impl Lists {
     }
 }
 
-/// Enters a segment before its slabs may leave the ring (invariant I3), and drops it only after
-/// `log_start` is stored above it. So whoever finds a byte in neither asks again: then it is here,
+/// Enters a segment before its slabs may leave the ring (invariant I3), and drops it only when
+/// `log_start` is set above it. So whoever finds a byte in neither asks again: then it is here,
 /// or below `log_start`.
 pub(crate) struct Catalogue {
     geometry: Geometry,
@@ -206,15 +208,25 @@ impl Catalogue {
         lists.sealed.len() + lists.open.len()
     }
 
-    /// Drops everything below `log_start` from the list, and returns it.
-    pub(crate) fn advance(&self, log_start: u64, first_lsn: u64) -> Vec<Arc<Sealed>> {
+    /// Everything below `log_start` leaves the list, and is `leaving` until it is forgotten.
+    pub(crate) fn advance(&self, log_start: u64, first_lsn: u64) {
         let mut lists = self.lists.write();
         self.log_start_lsn.store(first_lsn, Ordering::Release);
         self.log_start.store(log_start, Ordering::Release);
         let number = self.geometry.segment_of(log_start);
-        let keep = lists.sealed.iter().position(|s| s.number >= number);
-        let keep = keep.unwrap_or(lists.sealed.len());
-        lists.sealed.drain(..keep).collect()
+        let Lists { sealed, leaving, .. } = &mut *lists;
+        let keep = sealed.iter().position(|s| s.number >= number).unwrap_or(sealed.len());
+        leaving.extend(sealed.drain(..keep));
+    }
+
+    /// What has left the list, and whose files are there still.
+    pub(crate) fn leaving(&self) -> Vec<Arc<Sealed>> {
+        self.lists.read().leaving.clone()
+    }
+
+    /// The file of a segment that was leaving is gone.
+    pub(crate) fn forget(&self, number: u64) {
+        self.lists.write().leaving.retain(|sealed| sealed.number != number);
     }
 
     /// Where the walk for `lsn` starts.

@@ -1,5 +1,6 @@
 //! Deleting what is no longer kept, oldest segment first: the segment leaves the catalogue, then
-//! `log_start` is stored durably, then its file goes.
+//! `log_start` is stored durably, then its file goes. In this order, since a store that fails may
+//! be on the disk all the same: nobody must be sent to what the next opening does not find.
 
 use std::io;
 use std::sync::Arc;
@@ -21,8 +22,6 @@ pub(crate) struct Retainer {
     /// Gone after the end.
     files: Mutex<Option<Arc<LogFiles>>>,
     segments: Arc<Segments>,
-    /// What has left the catalogue, and whose files are there still.
-    leaving: Mutex<Vec<Arc<Sealed>>>,
 }
 
 /// What the barrier of the slowest checkpoint came to.
@@ -40,8 +39,7 @@ impl Retainer {
         files: Arc<LogFiles>,
         segments: Arc<Segments>,
     ) -> Retainer {
-        let (files, leaving) = (Mutex::new(Some(files)), Mutex::default());
-        Retainer { policy, geometry, files, segments, leaving }
+        Retainer { policy, geometry, files: Mutex::new(Some(files)), segments }
     }
 
     /// The bytes of log that may still be written before a record at `position` can be deleted
@@ -68,29 +66,30 @@ impl Retainer {
         *self.files.lock() = None;
     }
 
-    /// Deletes what may go. `barrier` is the lowest stored checkpoint.
-    pub(crate) fn run(&self, wall_nanos: u64, barrier: Option<Lsn>) -> Result<Retained> {
+    /// Takes what may go out of the catalogue: nobody is sent there any more. `barrier` is the
+    /// lowest checkpoint that may be stored; nobody may store a lower one meanwhile.
+    pub(crate) fn release(&self, wall_nanos: u64, barrier: Option<Lsn>) -> Retained {
         if !self.policy.deletes() {
-            return Ok(Retained::default());
+            return Retained::default();
         }
-        let files = self.files.lock().clone();
-        let Some(files) = files else {
-            return Ok(Retained::default());
-        };
         let (retained, last) = self.choose(wall_nanos, barrier);
-        let catalogue = self.segments.catalogue();
-        let mut leaving = self.leaving.lock();
         if let Some(last) = last {
             let log_start = self.geometry.segment_start(last.number + 1);
-            // Before it is stored: a store that fails may be on the disk all the same, and nobody
-            // must be sent to what the next opening does not find.
-            leaving.extend(catalogue.advance(log_start, last.last_lsn + 1));
+            self.segments.catalogue().advance(log_start, last.last_lsn + 1);
         }
-        if leaving.is_empty() {
-            return Ok(retained);
-        }
+        retained
+    }
+
+    /// Deletes what was taken out of the catalogue. What cannot be noted or removed stays, for
+    /// another try or the next opening: until it is noted, nothing else is to be released.
+    pub(crate) fn delete(&self) -> Result<()> {
+        let catalogue = self.segments.catalogue();
+        let leaving = catalogue.leaving();
+        let (Some(last), Some(files)) = (leaving.last(), self.files.lock().clone()) else {
+            return Ok(());
+        };
         if planted(Bug::UnlinksFirst) {
-            let _ = leaving.last().map(|last| files.disk.remove(&last.path));
+            let _ = files.disk.remove(&last.path);
         }
         let (log_start, first_lsn) = catalogue.start();
         if files.meta.get().log_start < log_start {
@@ -99,16 +98,16 @@ impl Retainer {
                 meta.log_start_lsn = first_lsn.get();
             })?;
         }
-        let mut outcome = Ok(retained);
-        // What stays behind is tried again, or removed by the next opening.
-        leaving.retain(|sealed| match files.disk.remove(&sealed.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                outcome = Err(Error::io("cannot delete a segment", &sealed.path, e));
-                true
+        let mut outcome = Ok(());
+        for sealed in &leaving {
+            match files.disk.remove(&sealed.path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    outcome = Err(Error::io("cannot delete a segment", &sealed.path, e));
+                }
+                _ => catalogue.forget(sealed.number),
             }
-            _ => false,
-        });
-        tracing::debug!(%first_lsn, segments = retained.deleted_segments, "deleted segments");
+        }
+        tracing::debug!(%first_lsn, segments = leaving.len(), "deleted segments");
         self.segments.retry();
         outcome
     }

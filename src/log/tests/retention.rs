@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::disk::{Fault, Op};
+use crate::error::Result;
+use crate::log::retention::Retained;
 use crate::options::Retention;
 
 /// Five complete segments, and the records of each.
@@ -18,6 +20,13 @@ fn retainer(rig: &Rig, policy: Retention) -> Retainer {
     Retainer::new(policy, rig.log.geometry, files, segments)
 }
 
+/// As the housekeeper does it.
+fn run(retainer: &Retainer, wall_nanos: u64, barrier: Option<Lsn>) -> Result<Retained> {
+    retainer.delete()?;
+    let retained = retainer.release(wall_nanos, barrier);
+    retainer.delete().map(|()| retained)
+}
+
 fn last_lsn(rig: &Rig, number: u64) -> u64 {
     rig.segments.catalogue().oldest(9).iter().find(|s| s.number == number).unwrap().last_lsn
 }
@@ -27,9 +36,9 @@ fn the_oldest_segments_go_and_stay_gone() {
     let (bed, rig, model) = log();
     let cut = last_lsn(&rig, 2);
     let keep = Retention::bytes(3 * bed.options.segment_bytes);
-    let retained = retainer(&rig, keep).run(0, None).unwrap();
+    let retained = run(&retainer(&rig, keep), 0, None).unwrap();
     assert_eq!((retained.deleted_segments, retained.yielded_to), (3, None));
-    assert_eq!(retainer(&rig, keep).run(0, None).unwrap().deleted_segments, 0);
+    assert_eq!(run(&retainer(&rig, keep), 0, None).unwrap().deleted_segments, 0);
     assert_eq!(rig.segments.catalogue().first_lsn().get(), cut + 1);
     let lost = rig.segments.catalogue().locate_lsn(Lsn::new(cut)).unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::PositionLost);
@@ -56,7 +65,7 @@ fn the_oldest_segments_go_and_stay_gone() {
 fn everything_sealed_may_go() {
     let (bed, rig, model) = log();
     let all = Retention::consumed();
-    let retained = retainer(&rig, all).run(0, Some(Lsn::new(model.len() as u64))).unwrap();
+    let retained = run(&retainer(&rig, all), 0, Some(Lsn::new(model.len() as u64))).unwrap();
     assert_eq!(retained.deleted_segments, 5);
     let first = rig.segments.catalogue().first_lsn().get();
     rig.kill();
@@ -73,11 +82,11 @@ fn a_checkpoint_is_a_barrier_up_to_the_hard_cap() {
     let segment = bed.options.segment_bytes;
     let barrier = Some(Lsn::new(last_lsn(&rig, 1)));
     let soft = Retention::bytes(2 * segment);
-    assert_eq!(retainer(&rig, soft).run(0, barrier).unwrap().deleted_segments, 2);
+    assert_eq!(run(&retainer(&rig, soft), 0, barrier).unwrap().deleted_segments, 2);
     let yielded = last_lsn(&rig, 3);
     let segments = rig.segments.catalogue().segments() as u64;
     let hard = soft.hard_cap_bytes((segments - 2) * segment);
-    let retained = retainer(&rig, hard).run(0, barrier).unwrap();
+    let retained = run(&retainer(&rig, hard), 0, barrier).unwrap();
     assert_eq!(retained.deleted_segments, 2);
     assert_eq!(retained.yielded_to, Some(Lsn::new(yielded)));
 }
@@ -88,7 +97,7 @@ fn age_counts_from_the_last_record_of_a_segment() {
     let catalogue = rig.segments.catalogue();
     let second = catalogue.oldest(2)[1].last_time_nanos;
     let policy = Retention::age(Duration::from_secs(1));
-    let run = |wall| retainer(&rig, policy).run(wall, None).unwrap().deleted_segments;
+    let run = |wall| run(&retainer(&rig, policy), wall, None).unwrap().deleted_segments;
     assert_eq!(run(second), 0);
     assert_eq!(run(second + 1_000_000_000), 1);
     assert_eq!(run(second + 1_000_000_001), 1);
@@ -101,7 +110,7 @@ fn a_failed_deletion_is_finished_by_the_next_opening() {
     let cut = last_lsn(&rig, 1) as usize;
     let keep = Retention::consumed();
     bed.faults.inject(Fault::errno(Op::Remove, libc::EIO).forever());
-    let error = retainer(&rig, keep).run(0, Some(Lsn::new(cut as u64))).unwrap_err();
+    let error = run(&retainer(&rig, keep), 0, Some(Lsn::new(cut as u64))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     bed.faults.clear();
     assert!(rig.read(Tier::Mapped) == model[cut..]);
@@ -120,14 +129,14 @@ fn nothing_goes_if_its_loss_cannot_be_noted() {
         bed.faults.inject(Fault::errno(op, libc::EIO).on("meta").forever());
         let all = Some(Lsn::new(model.len() as u64));
         for _ in 0..2 {
-            assert!(retainer.run(0, all).is_err());
+            assert!(run(&retainer, 0, all).is_err());
             assert_eq!(bed.listing()[0], 0);
             let (log_start, first) = rig.segments.catalogue().start();
             assert!(log_start > 0 && first > Lsn::FIRST, "but nobody is sent there");
         }
         bed.faults.clear();
         if op == Op::Sync {
-            retainer.run(0, all).unwrap();
+            run(&retainer, 0, all).unwrap();
             assert!(bed.listing()[0] > 0, "it is tried again");
         } else {
             drop(retainer);
@@ -140,7 +149,7 @@ fn nothing_goes_if_its_loss_cannot_be_noted() {
 #[test]
 fn a_missing_first_segment_is_told_from_a_deleted_one() {
     let (bed, rig, _) = log();
-    retainer(&rig, Retention::bytes(3 * bed.options.segment_bytes)).run(0, None).unwrap();
+    run(&retainer(&rig, Retention::bytes(3 * bed.options.segment_bytes)), 0, None).unwrap();
     rig.kill();
     let first = bed.listing()[0];
     std::fs::remove_file(bed.segment(first)).unwrap();
