@@ -138,6 +138,7 @@ fn nothing_goes_if_its_loss_cannot_be_noted() {
         if op == Op::Sync {
             run(&retainer, 0, all).unwrap();
             assert!(bed.listing()[0] > 0, "it is tried again");
+            assert!(rig.segments.catalogue().leaving().is_empty());
         } else {
             drop(retainer);
             rig.kill();
