@@ -9,11 +9,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use common::{
-    LONG, SEGMENT_BYTES, fill, fill_bytes, lsns, on_each_backend, recording, small, until,
+    LONG, Recorder, SEGMENT_BYTES, fill, fill_bytes, lsns, on_each_backend, recording, small, until,
 };
 use eventplane::offline::LogDir;
 use eventplane::testing::{Fault, Faults, ManualClock, Op, Polled};
-use eventplane::{Ack, Backend, Bus, ErrorKind, Lsn, Start};
+use eventplane::{Ack, Backend, Bus, ErrorKind, Lsn, Start, Subscription};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -43,6 +43,17 @@ fn until_prepared(dir: &Path) {
 fn stored(bus: &Bus, name: &str) -> Lsn {
     let consumer = bus.subscribe(name).manual(|_| Ok(Ack::All)).unwrap();
     consumer.handle().status().lsn
+}
+
+/// A consumer that has processed the ten records there are, and whose checkpoint is not stored by
+/// itself.
+fn at_end(backend: Backend, dir: &Path, faults: &Faults) -> (Bus, Subscription, Recorder) {
+    let builder = small(backend).checkpoint_interval(HOUR).faults(faults);
+    let bus = builder.open(dir).unwrap();
+    let last = fill(&bus, &bus.writer(), 10, 100);
+    let (consumer, seen) = recording(&bus, "c", Start::Earliest);
+    consumer.wait_processed(last, LONG).unwrap();
+    (bus, consumer, seen)
 }
 
 /// The second stop stored what the first consumer had processed, over what its successor had.
@@ -113,15 +124,11 @@ fn a_seek_is_stored_when_it_returns() {
 fn a_seek_that_cannot_be_stored_moves_nothing() {
     on_each_backend(|backend| {
         let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
-        let builder = small(backend).checkpoint_interval(HOUR).faults(&faults);
-        let bus = builder.open(dir.path()).unwrap();
-        let last = fill(&bus, &bus.writer(), 10, 100);
-        let (consumer, seen) = recording(&bus, "c", Start::Earliest);
-        consumer.wait_processed(last, LONG).unwrap();
+        let (bus, consumer, seen) = at_end(backend, dir.path(), &faults);
         faults.inject(Fault::errno(Op::Rename, libc::EIO).on("checkpoints"));
         let refused = consumer.seek(Start::Lsn(Lsn::new(4))).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Io);
-        assert_eq!(consumer.status().lsn, last);
+        assert_eq!(consumer.status().lsn, Lsn::new(10));
         let last = fill(&bus, &bus.writer(), 1, 100);
         consumer.wait_processed(last, LONG).unwrap();
         assert_eq!(seen.lsns(), lsns(1..=11));
@@ -190,11 +197,7 @@ fn nobody_waits_for_a_consumer_that_could_not_begin() {
 fn a_seek_that_began_before_a_stop_is_the_last_word() {
     on_each_backend(|backend| {
         let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
-        let builder = small(backend).checkpoint_interval(HOUR).faults(&faults);
-        let bus = builder.open(dir.path()).unwrap();
-        let last = fill(&bus, &bus.writer(), 10, 100);
-        let (consumer, seen) = recording(&bus, "c", Start::Earliest);
-        consumer.wait_processed(last, LONG).unwrap();
+        let (bus, consumer, seen) = at_end(backend, dir.path(), &faults);
         until_prepared(dir.path());
         let hold = faults.hold(Op::Rename);
         std::thread::scope(|scope| {
@@ -263,11 +266,7 @@ fn a_name_that_changes_hands_takes_the_last_checkpoint_along() {
 fn a_close_says_that_the_last_checkpoints_were_not_stored() {
     on_each_backend(|backend| {
         let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
-        let builder = small(backend).checkpoint_interval(HOUR).faults(&faults);
-        let bus = builder.open(dir.path()).unwrap();
-        let last = fill(&bus, &bus.writer(), 10, 100);
-        let (consumer, _) = recording(&bus, "c", Start::Earliest);
-        consumer.wait_processed(last, LONG).unwrap();
+        let (bus, consumer, _) = at_end(backend, dir.path(), &faults);
         faults.inject(Fault::errno(Op::Rename, libc::EIO).on("checkpoints").forever());
         assert_eq!(bus.close().unwrap_err().kind(), ErrorKind::Io);
         assert_eq!(consumer.stop().unwrap_err().kind(), ErrorKind::Io);

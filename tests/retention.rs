@@ -245,17 +245,22 @@ fn what_is_being_read_is_served_though_its_file_is_gone() {
     });
 }
 
+/// Sixteen segments of which four are to be kept: more than there are footers in memory.
+fn overfull(dir: &Path, faults: &Faults, clock: &ManualClock) -> Bus {
+    let builder = small(Backend::Psync).faults(faults).manual(clock);
+    let builder = builder.retention(Retention::bytes(4 * SEGMENT_BYTES));
+    let bus = builder.open(dir).unwrap();
+    fill_bytes(&bus, 16 * SEGMENT_BYTES);
+    bus
+}
+
 /// Retention was quicker than the search for the place, and the answer was that it is there.
 #[test]
 fn who_looks_for_a_place_that_is_being_deleted_is_told_so() {
     for seeks in [true, false] {
         let (dir, faults) = (tempfile::tempdir().unwrap(), Faults::new());
         let clock = ManualClock::default();
-        let builder = small(Backend::Psync).faults(&faults).manual(&clock);
-        let builder = builder.retention(Retention::bytes(4 * SEGMENT_BYTES));
-        let bus = builder.open(dir.path()).unwrap();
-        // More segments than there are footers in memory.
-        fill_bytes(&bus, 16 * SEGMENT_BYTES);
+        let bus = overfull(dir.path(), &faults, &clock);
         let old = bus.subscribe("old").manual(|_| Ok(Ack::All)).unwrap();
         let seeker = old.handle().clone();
         let to = Start::Lsn(Lsn::new(2));
@@ -288,12 +293,7 @@ fn nobody_is_sent_to_what_the_disk_may_have_given_up() {
         Faults::new(),
         ManualClock::default(),
     );
-    let builder = small(Backend::Psync).faults(&faults).manual(&clock);
-    let bus = builder
-        .retention(Retention::bytes(4 * SEGMENT_BYTES))
-        .open(dir.path())
-        .unwrap();
-    fill_bytes(&bus, 16 * SEGMENT_BYTES);
+    let bus = overfull(dir.path(), &faults, &clock);
     let before = files(dir.path());
     faults.inject(Fault::errno(Op::Sync, libc::EIO).on("meta").forever());
     retain(&bus, &clock);
@@ -328,10 +328,7 @@ fn nobody_waits_for_files_that_are_being_deleted() {
         Faults::new(),
         ManualClock::default(),
     );
-    let builder = small(Backend::Psync).faults(&faults).manual(&clock);
-    let builder = builder.retention(Retention::bytes(4 * SEGMENT_BYTES));
-    let bus = builder.open(dir.path()).unwrap();
-    fill_bytes(&bus, 16 * SEGMENT_BYTES);
+    let bus = overfull(dir.path(), &faults, &clock);
     let consumer = bus.subscribe("c").manual(|_| Ok(Ack::All)).unwrap();
     let seeker = consumer.handle().clone();
     let hold = faults.hold(Op::Remove);

@@ -208,6 +208,11 @@ impl Catalogue {
         lists.sealed.len() + lists.open.len()
     }
 
+    /// With those that hold nothing any more.
+    pub(crate) fn files(&self) -> usize {
+        self.segments() + self.lists.read().leaving.len()
+    }
+
     /// Everything below `log_start` leaves the list, and is `leaving` until it is forgotten.
     pub(crate) fn advance(&self, log_start: u64, first_lsn: u64) {
         let mut lists = self.lists.write();

@@ -111,8 +111,7 @@ impl Segments {
 
     /// How many segment files there are.
     pub(crate) fn files(&self) -> u64 {
-        let kept = self.catalogue.segments() + self.catalogue.leaving().len();
-        (kept + self.prepared.lock().len()) as u64
+        (self.catalogue.files() + self.prepared.lock().len()) as u64
     }
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
